@@ -139,7 +139,11 @@ def load_chosen(options: Namespace) -> ModelBundle:
     for damaged in loaded.damaged:
         print(f"gpt-tui: skipped: {one_line(damaged.error)}", file=sys.stderr)
     if loaded.checkpoint is None:
-        raise CheckpointError(
-            f"no checkpoint in {folder}; train a model with `gpt-tui`, or name a checkpoint with --model FILE"
-        )
+        from gpt_tui.session.run_finder import log_folders
+
+        remedy = "train a model with `gpt-tui`, or name a checkpoint with --model FILE"
+        if below := [found for found in log_folders([folder]) if found != folder]:
+            others = f" and {len(below) - 1} more" if len(below) > 1 else ""
+            remedy = f"name a folder of a run with --models-dir: {below[0]}{others}"
+        raise CheckpointError(f"no checkpoint in {folder}; {remedy}")
     return bundle_of(loaded.checkpoint)

@@ -67,6 +67,15 @@ def test_invalid_arguments_print_one_line_and_exit_with_2(
     assert list(empty_folder.iterdir()) in ([], [empty_folder / "models"])
 
 
+def test_a_folder_of_runs_names_those_below_it(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        (empty_folder / "race" / name).mkdir(parents=True)
+        (empty_folder / "race" / name / "metrics.jsonl").touch()
+    assert cli.main(["generate", "x", "--models-dir", "race"]) == 2
+    expected = "gpt-tui: no checkpoint in race; name a folder of a run with --models-dir: race/a and 1 more\n"
+    assert capsys.readouterr().err == expected
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
