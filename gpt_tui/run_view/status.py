@@ -222,7 +222,7 @@ def first_evaluation_row(state: RunState, value_width: int) -> Row:
         return Row("no evaluation yet", "")
     step = (state.step // every + 1) * every
     if 0 < state.last_step < step:
-        at_end = "evaluated at the end"
+        at_end = "evaluation at the end"
         options = [f"{at_end}, step {integer(state.last_step)}", at_end, "eval at the end"]
         return Row(longest_fitting(options, value_width + LABEL_WIDTH), "")
     options = [f"first {text} {integer(step)}" for text in ("evaluation at step", "eval at step", "eval at")]

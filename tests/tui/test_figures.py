@@ -52,7 +52,7 @@ def test_before_the_first_evaluation_its_step_is_named():
 def test_a_run_too_short_for_an_evaluation_is_evaluated_at_its_end():
     short_run = replace(trained(40), started=started(max_steps=60))
     assert "eval at the end" in line(short_run, 140)
-    assert [row.label for row in evaluation_rows(short_run, 30)] == ["evaluated at the end, step 60"]
+    assert [row.label for row in evaluation_rows(short_run, 30)] == ["evaluation at the end, step 60"]
     scored_at_end = advance(short_run, FullEvalCompleted(60, 3.5, 33.1, 0.25, 2.0, 9_000))
     ended = advance(scored_at_end, RunFinished("max_steps", 60))
     assert "eval at" not in line(ended, 140)
