@@ -59,6 +59,11 @@ class Evaluator:
         return self._is_scheduled_at(self._state.step, self._state.window)
 
     @property
+    def is_at_start(self) -> bool:
+        """True before the first step of this session, at the step of the checkpoint that was resumed."""
+        return self._state.step == self._first_step
+
+    @property
     def follows_next_step(self) -> bool:
         """True if an evaluation is scheduled after the next step, or that is the last one."""
         step = self._state.step + 1
@@ -121,7 +126,7 @@ class Evaluator:
         """
         step, text = self._state.step, self._text
         yield from self.exchange()
-        if text is None or step in (self._first_step, self._fully_scored_step) or self._agreement.controls.stopping:
+        if text is None or self.is_at_start or step == self._fully_scored_step or self._agreement.controls.stopping:
             return
         scores = yield from self._scores(text, complete=True)
         if scores is not None:
@@ -147,7 +152,7 @@ class Evaluator:
         """Report the exchange so far, unless this step's was; none on one process and before a step."""
         step, run = self._state.step, self._run
         is_shared = run.is_reported and len(run.communicator.hosts) > 1
-        if not is_shared or step in (self._first_step, self._exchanged_step):
+        if not is_shared or self.is_at_start or step == self._exchanged_step:
             return
         self._exchanged_step = step
         training_s = self._state.elapsed_s - self._training_from_s

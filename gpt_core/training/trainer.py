@@ -68,7 +68,6 @@ class Trainer:
         self._saver = Saver(run) if run.is_reported else NoSaver(run)
         self._divergence = DivergenceMonitor(self.shape.vocab_size)
         self._saved_steps = saved_before(run)
-        self._first_step = run.state.step
         self._debug: ev.GradientNorms | None = None
         self._end_reason = ""
         self._clock = RunClock(run.state.elapsed_s)
@@ -283,8 +282,8 @@ class Trainer:
         an answer of the user.
         """
         is_last = self._budget.is_used or self._evaluator.is_at_limit
-        is_new = self.state.step > self._first_step  # else it is the step of the checkpoint that was resumed
-        if is_last and is_new and self.run.eval_text is not None and not self._divergence.has_diverged:
+        is_saved = self._evaluator.is_at_start  # in the checkpoint that was resumed
+        if is_last and not is_saved and self.run.eval_text is not None and not self._divergence.has_diverged:
             self._agreement.compare(self.state.step, self.parameters)
             with self._clock.stopped():
                 yield from self._last_save.save()
