@@ -21,6 +21,9 @@ cdef extern from *:
     #if defined(__aarch64__) && defined(__linux__)
     #include <asm/hwcap.h>
     #include <sys/auxv.h>
+    #if !defined(HWCAP2_BF16)  /* headers of Linux before 5.6 */
+    #define HWCAP2_BF16 (1 << 14)
+    #endif
     static int gpt_has_arm_bfloat16(void) { return (getauxval(AT_HWCAP2) & HWCAP2_BF16) != 0; }
     #else
     static int gpt_has_arm_bfloat16(void) { return 0; }
