@@ -34,7 +34,6 @@ SHARED_UTILITY = "gpt_core._cython_utility"
 HEADERS = sorted(str(path) for path in Path("gpt_core/kernels").glob("*.h"))
 GENERATED = Path("build/cython")
 X86_64 = platform.machine().lower() in ("x86_64", "amd64")
-AARCH64 = platform.machine().lower() in ("aarch64", "arm64")
 MSVC = sys.platform == "win32"
 
 COMPILING = {"build", "build_ext", "bdist_wheel", "editable_wheel", "install", "develop"}  # commands that compile
@@ -48,7 +47,7 @@ if X86_64:
         LEVELS["x86_64_v4_bf16"] = ["-march=x86-64-v4", "-mavx512bf16"]
     if sys.platform == "linux":
         LEVELS["x86_64_v4_amx"] = ["-march=x86-64-v4", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
-if AARCH64 and sys.platform == "linux":
+if platform.machine() == "aarch64" and sys.platform == "linux":
     LEVELS["aarch64_bf16"] = ["-march=armv8.2-a+bf16"]
 
 # Checked builds have the first level that uses `matrix_product.h`, if any, and that with emulated tiles (`tiles.h`); on

@@ -1,6 +1,7 @@
 """The matrix product on one thread, on which all other products are built.
 
-With gcc at AVX2, AVX-512 or Arm's bfloat16 instructions it is `matrix_product.h`; elsewhere, and for a single float32 row, it is BLAS.
+With gcc at AVX2, AVX-512 or Arm's bfloat16 instructions it is `matrix_product.h`; elsewhere, and for a single float32
+row, it is BLAS.
 
     C (m, n) = alpha * op(A) (m, k) . op(B) (k, n) + addend (m, n) + bias (n,)
 
@@ -144,7 +145,7 @@ cdef void _round_block(
 
 
 cdef Py_ssize_t max_stored_depth() noexcept nogil:
-    """Return the largest k of a product whose C can be stored in bfloat16: one block, so that no part of a sum is rounded.
+    """Return the largest k of a product whose C can be stored in bfloat16: one block, so no part is rounded.
 
     It is 0 where BLAS computes the products, which reads and writes float32 only.
     """
@@ -288,7 +289,7 @@ def stores_bfloat16(Py_ssize_t depth=1):
 
 
 def has_native_bfloat16():
-    """Return True if bfloat16 products use instructions of the processor (vdpbf16ps, bfdot, AMX), False if they are emulated."""
+    """Return True if bfloat16 products use instructions for them (vdpbf16ps, bfdot, AMX), False if emulated."""
     return bool(GPT_NATIVE_BFLOAT16)
 
 

@@ -38,7 +38,7 @@ typedef struct {          /* where a product is stored, and what is added to it:
     ptrdiff_t ld_addend;
     const float *bias;    /* one value per column; NULL: none */
     float alpha;
-    gpt_format stored;    /* format of c; of bfloat16 there is no addend, and k is at most `max_stored_depth` in gemm.pyx */
+    gpt_format stored;    /* format of c; in bfloat16 there is no addend, and k is at most `max_stored_depth` */
 } gpt_output;
 
 #endif
