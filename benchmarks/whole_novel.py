@@ -55,7 +55,7 @@ def main() -> None:
         Path(folder, name).write_text(text, encoding="utf-8")
         print(f"{name}: {len(text.encode()):,} bytes")
     for number, model in enumerate(MODELS, start=1):
-        values = dict(model.settings) | {
+        values = model.values | {
             "train_file": str(folder / "train.txt"), "eval_file": str(folder / "novel.txt"), "precision": "float32",
             "threads": options.threads, "warmup_steps": MIN_WARMUP, "cooldown": COOLDOWN, "min_lr_share": 0.0,
             "eval_every_steps": EVAL_STEPS, "eval_tokens": 0, "sample_tokens": 0, "save_every_minutes": 0,

@@ -59,11 +59,16 @@ _MUON: dict[str, object] = {"optimizer": "muon", "muon_beta": 0.9}
 
 
 class Model(NamedTuple):
-    """A model to choose from: its settings, of which those of `_MODEL` are used, and what it needs."""
+    """A model to choose from: the settings that it follows, and what it needs."""
 
     settings: Mapping[str, object]
     tokens_per_parameter: float
     """at least, for a model that is better than the next smaller one"""
+
+    @property
+    def values(self) -> dict[str, object]:
+        """The settings that come with the model: shape, layers, rates, optimizer, batches."""
+        return {name: self.settings[name] for name in _MODEL if name in self.settings}
 
 
 MODELS = (
@@ -198,7 +203,7 @@ def choose(overrides: Overrides, measurements: Measurements, progress: Progress 
     best: tuple[dict[str, object], Candidate] | None = None
     limit, texts, is_smallest = "", None, False
     for number, model in enumerate(models):
-        values = {name: model.settings[name] for name in _MODEL if name in model.settings}
+        values = model.values
         try:
             settings = resolve_new(overrides._replace(layers=((SOURCE, values), *overrides.layers))).settings
         except ConfigError:
