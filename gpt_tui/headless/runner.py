@@ -36,7 +36,7 @@ from gpt_tui.session.outcome_text import divergence, ending, full_scores, verdic
 from gpt_tui.session.run_events import advance_all
 from gpt_tui.session.run_state import Limits, RunState, is_unsaved
 from gpt_tui.session.run_text import best_score, divergence_so_far, gain_text
-from gpt_tui.shared.formatting import duration, fixed, integer, nats, percent, rate
+from gpt_tui.shared.formatting import counted, duration, fixed, integer, nats, percent, rate
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.shared.standard_streams import OutputError
 
@@ -165,7 +165,7 @@ def warmup_note(trainer: Trainer) -> list[str]:
     ):
         return []
     return [
-        f"a short run: max_epochs={settings.max_epochs} gives {integer(steps)} step{'s' * (steps != 1)}, fewer than "
+        f"a short run: max_epochs={settings.max_epochs} gives {counted(steps, 'step')}, fewer than "
         f"warmup_steps={settings.warmup_steps}, so the learning rate does not reach its full value; add "
         f"--set warmup_steps={max(steps // 10, 1)}, or for a longer run "
         f"--set max_epochs={settings.max_epochs * math.ceil(4 * settings.warmup_steps / steps)}"
@@ -225,7 +225,7 @@ def say_how_it_ended(history: RunState, settings: Settings, stream: TextIO) -> N
     """Print the result of the run, where it is saved, and the next commands."""
     if history.finished is None:
         return
-    reached = [f"{integer(history.step)} step{'s' * (history.step != 1)} in {duration(history.elapsed_s)}"]
+    reached = [f"{counted(history.step, 'step')} in {duration(history.elapsed_s)}"]
     if history.last is not None:
         reached.append(f"train loss {nats(history.curve.smoothed)}")
     if (full := history.full_evaluation) is not None and full.step == history.step:

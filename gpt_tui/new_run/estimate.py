@@ -114,7 +114,7 @@ def existing_run_note(models_dir: str, existing_run: str) -> str:
 def ready_note(problems: int, *, asks: bool) -> str:
     """Return the line that says if the run can start."""
     if problems:
-        return f"✗ {problems} invalid field{'s' * (problems != 1)}"
+        return f"✗ {counted(problems, 'invalid field')}"
     return "• ready; Start asks first" if asks else "✓ ready to start"
 
 
@@ -201,7 +201,7 @@ def text_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:
     return [
         *rows,
         Row("epoch", f"{about}{short(texts.train_tokens)} tokens"),
-        Row("", f"{about}{integer(steps)} step{'s' * (steps != 1)}"),
+        Row("", f"{about}{counted(steps, 'step')}"),
     ]
 
 

@@ -108,7 +108,7 @@ def training_rows(state: RunState, value_width: int) -> list[Row]:
         options = [f"{ratio} × loss of uniform guessing", f"{ratio} × uniform"]
         rows.append(Row("diverging", longest_fitting(options, value_width), "bad"))
     if state.skipped:
-        rows.append(Row("skipped", f"{integer(state.skipped)} update{'s' * (state.skipped != 1)}", "bad"))
+        rows.append(Row("skipped", counted(state.skipped, "update"), "bad"))
     return rows
 
 
@@ -233,7 +233,7 @@ def model_row(state: RunState, value_width: int) -> Row:
     """Return the size of the model, the number of threads, and bfloat16 if the products are in that format."""
     assert state.started is not None
     parameters, threads = short(state.started.parameters), state.started.threads
-    counted_threads = f"{threads} thread{'s' * (threads != 1)}{' per rank' if state.started.hosts else ''}"
+    counted_threads = f"{counted(threads, 'thread')}{' per rank' if state.started.hosts else ''}"
     if state.started.trained_parameters:
         parameters = f"{short(state.started.trained_parameters)} of {parameters}"
     options = [f"{parameters} parameters, {counted_threads}", f"{parameters}, {counted_threads}"]

@@ -27,7 +27,7 @@ from gpt_tui.session.controller import TrainerLike, TrainingController
 from gpt_tui.session.model_options import AUTOMATIC, AvailableModels, OtherModel, checkpoint_name
 from gpt_tui.session.removed_parts import without
 from gpt_tui.session.run_finder import is_trained_in, log_folders
-from gpt_tui.shared.formatting import integer, size
+from gpt_tui.shared.formatting import counted, integer, size
 from gpt_tui.shared.sanitize import one_line
 
 MAX_CACHED = 2  # the two models of a comparison
@@ -219,7 +219,7 @@ class ModelLoader:
                 continue
             return model._replace(name=f"{model.name} ({one_line(', '.join(skipped))}: unusable)") if skipped else model
         count = len(unusable) + len(candidates)
-        broken = f" ({count} unusable file{'s' * (count > 1)})" if count else ""
+        broken = f" ({counted(count, 'unusable file')})" if count else ""
         raise CheckpointError(f"no model yet in {self.models_dir}{broken}; start training first")
 
 

@@ -10,7 +10,7 @@ from pathlib import PurePath
 
 from gpt_core.config.presets import CUSTOM
 from gpt_core.training.events import RunStarted
-from gpt_tui.shared.formatting import fixed, integer, short
+from gpt_tui.shared.formatting import counted, fixed, integer, short
 from gpt_tui.shared.sanitize import one_line
 
 
@@ -37,9 +37,9 @@ def threads_text(event: RunStarted) -> str:
 
     Of a run with local steps, also the steps between two exchanges.
     """
-    threads = f"{event.threads} thread{'s' * (event.threads != 1)}"
+    threads = counted(event.threads, "thread")
     every = event.sync_every_steps
-    rounds = f", {integer(every)} local step{'s' * (every != 1)} per exchange" if every else ""
+    rounds = f", {counted(every, 'local step')} per exchange" if every else ""
     return (f"{ranks_text(event)}, {threads} per rank" if event.hosts else threads) + rounds
 
 
@@ -50,8 +50,7 @@ def ranks_text(event: RunStarted) -> str:
 
 def hosts_count(hosts: Sequence[str]) -> str:
     """Return the number of different hosts."""
-    count = len(set(hosts))
-    return f"{count} host{'s' * (count != 1)}"
+    return counted(len(set(hosts)), "host")
 
 
 def hosts_text(hosts: Sequence[str]) -> str:
@@ -67,6 +66,6 @@ def origin_text(event: RunStarted, name: str) -> str:
 def text_sample(event: RunStarted) -> str:
     """Return the size of the training text, and its first words."""
     files = f"{integer(event.train_files)} files, " if event.train_files > 1 else ""
-    documents = f"{integer(event.documents)} document{'s' * (event.documents != 1)}"
+    documents = counted(event.documents, "document")
     per_token = fixed(event.train_bytes / max(1, event.train_tokens), 2)
     return f"{files}{documents}, {per_token} bytes per token; the text begins: {event.first_words}"

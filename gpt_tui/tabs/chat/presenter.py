@@ -138,7 +138,7 @@ def _is_unspaced(character: str) -> bool:
 def progress_line(tokens: int, tokens_per_s: float) -> str:
     """Return the tokens generated so far and the throughput: `40 tokens · 3.10k tokens/s`."""
     speed = f" · {short(tokens_per_s)} tokens/s" if tokens_per_s else ""
-    return f"{tokens} token{'s' * (tokens != 1)}{speed}"
+    return f"{counted(tokens, 'token')}{speed}"
 
 
 def summary_line(figures: Figures, seed: int, *, stopped: bool) -> str:

@@ -198,7 +198,7 @@ def summary_text(contents: FolderContents, known: Verifications, exporting: tupl
     An export in progress comes first: `exporting` is the name of its file, and the fraction that is done.
     """
     count = len(contents.files)
-    parts = [f"{count} file{'s' * (count != 1)}, {size(sum(file.stamp.size for file in contents.files))}"]
+    parts = [f"{counted(count, 'file')}, {size(sum(file.stamp.size for file in contents.files))}"]
     damaged = sum(verification_of(file, known).state == "damaged" for file in contents.files)
     parts += [f"{damaged} unusable"] if damaged else []
     export = [f"exporting {one_line(exporting[0])} {int(exporting[1] * 100)}%"] if exporting else []
@@ -239,7 +239,7 @@ def details(file: CheckpointFile, verification: Verification, now_s: float) -> l
 def run_rows(info: CheckpointInfo) -> list[tuple[str, str]]:
     """Return what the header states about the run and its model."""
     settings, state, shape = info.settings, info.state, info.settings.shape
-    trained = [f"step {integer(info.step)}", f"{info.epoch} epoch{'s' * (info.epoch != 1)}"]
+    trained = [f"step {integer(info.step)}", counted(info.epoch, "epoch")]
     trained += [f"{short(state.tokens)} tokens", duration(state.elapsed_s), ENDINGS.get(state.finished, state.finished)]
     batch = f"batch {settings.batch_size} × {settings.seq_len}, learning rate {learning_rate(settings)}"
     return [

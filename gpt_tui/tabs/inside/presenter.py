@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 from gpt_core.interpret import Part
 from gpt_tui.session.model_options import ModelOption
 from gpt_tui.session.removed_parts import without
-from gpt_tui.shared.formatting import integer
+from gpt_tui.shared.formatting import counted, integer
 from gpt_tui.shared.spans import Line, Span
 from gpt_tui.shared.wrapping import wrapped
 from gpt_tui.tabs.inside.views.view import Extent, InsideView
@@ -50,7 +50,7 @@ def view_bar(views: Sequence[InsideView[Any]], shown: str) -> Line:
 
 def title(model: str, kind: TextKind, extent: Extent, total: int, progress: str) -> str:
     """Return the title of a view: `in training, step 250 · probe, 64 tokens`."""
-    read = f"{integer(extent.tokens)} token{'s' * (extent.tokens != 1)}"
+    read = counted(extent.tokens, "token")
     if total > extent.tokens:
         read = f"first {integer(extent.tokens)} of {integer(total)} tokens"
     return " · ".join(part for part in (model, f"{TEXT_LABELS[kind]}, {read}", progress) if part)
