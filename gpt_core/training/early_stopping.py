@@ -46,12 +46,13 @@ def record_evaluation(
 
 
 def is_improvement(new: BestScores, best: BestScores, settings: Settings) -> bool:
-    """Return True if scores are better than the best ones by at least `improvement_threshold`."""
+    """Return True if scores are better than the best ones, and by at least `improvement_threshold`."""
+    threshold = settings.improvement_threshold
     if settings.best_metric == "accuracy":
-        return best.accuracy < 0 or new.accuracy >= best.accuracy + settings.improvement_threshold
+        return best.accuracy < 0 or best.accuracy < new.accuracy >= best.accuracy + threshold
     if new.loss is None or best.loss is None:
         return new.loss is not None
-    return new.loss <= best.loss - settings.improvement_threshold
+    return best.loss > new.loss <= best.loss - threshold
 
 
 def patience_is_over(state: TrainingState, settings: Settings) -> bool:

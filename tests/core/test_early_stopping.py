@@ -171,3 +171,15 @@ def test_the_best_evaluation_may_be_one_that_early_stopping_does_not_count() -> 
     record(45, 0.5, is_scheduled=False)
     state.forget_best()
     assert (state.best_scheduled, state.patience_from) == (None, 45)
+
+
+@pytest.mark.parametrize("metric", ["loss", "accuracy"])
+def test_an_equal_score_is_no_improvement_even_without_a_threshold(metric: str) -> None:
+    settings = Settings(best_metric=metric, improvement_threshold=0.0, patience=3, warmup_steps=0)
+    state = TrainingState(run_id="a")
+    found = []
+    for state.step in (1, 2, 3, 4):
+        found.append(record_evaluation(state, 2.0, 0.25, settings, is_scheduled=True))
+        state.last_eval = EvalScores(state.step, 2.0, 0.25, 1.0)
+    assert found == [True, False, False, False]
+    assert patience_is_over(state, settings)
