@@ -11,22 +11,35 @@ RATE_WINDOW_S = 2.0  # the throughput is averaged over about this time
 
 
 class RunClock:
-    """Seconds since the start of a run, including earlier sessions and excluding pauses."""
+    """Seconds of training since the start of a run, including earlier sessions and excluding pauses.
+
+    It is stopped at first.
+    """
 
     def __init__(self, elapsed_s: float) -> None:
-        self._began = time.monotonic() - elapsed_s
+        self._elapsed_s = elapsed_s
+        self._since: float | None = None
 
     @property
     def elapsed_s(self) -> float:
         """Seconds so far."""
-        return time.monotonic() - self._began
+        return self._elapsed_s + (0.0 if self._since is None else time.monotonic() - self._since)
+
+    def start(self) -> None:
+        """Start the clock."""
+        if self._since is None:
+            self._since = time.monotonic()
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """Exclude the time spent in the `with` block."""
-        paused = time.monotonic()
-        yield
-        self._began += time.monotonic() - paused
+        was_running = self._since is not None
+        self._elapsed_s, self._since = self.elapsed_s, None
+        try:
+            yield
+        finally:
+            if was_running:
+                self.start()
 
 
 class TokenRate:

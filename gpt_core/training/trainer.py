@@ -140,12 +140,14 @@ class Trainer:
             self.run.store.close()
             raise
         try:
+            self._clock.start()
             for event in self._all_events():
                 _log(log, event)
                 if isinstance(event, ev.CheckpointSaved) and event.kind != "final":
                     self._saved_steps[event.path] = event.step
                 finished = isinstance(event, ev.RunFinished)
-                yield event
+                with self._clock.stopped():  # what is done with an event is not training
+                    yield event
         except GeneratorExit:
             closed = True
             raise

@@ -9,11 +9,10 @@ import pytest
 from gpt_core.distributed.communicator import RankError
 from gpt_core.formats.checkpoint import peek_checkpoint
 from gpt_core.training import events as ev
-from gpt_core.training import timing
 from gpt_core.training.metrics_log import read_metrics
 from tests.core.fake_ranks import FakeRank, on_ranks, trainer_of
 from tests.core.local_steps import alone_settings, local_settings
-from tests.core.training_samples import LATEST, events_with, of_kind, open_run, train
+from tests.core.training_samples import LATEST, StepClock, events_with, of_kind, open_run, train
 
 
 def test_a_stop_waits_for_the_end_of_the_round_and_is_reported(tmp_path: Path) -> None:
@@ -88,19 +87,9 @@ def test_closing_the_iterator_at_the_end_of_a_round_saves_it(tmp_path: Path) -> 
     assert peek_checkpoint(tmp_path / LATEST).step == 8
 
 
-class Clock:
-    """Replaces the clock: each reading of the time is later by half a second."""
-
-    now = 0.0
-
-    def monotonic(self) -> float:
-        self.now += 0.5
-        return self.now
-
-
 def test_the_deadline_ends_the_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "time", Clock())
-    settings = alone_settings(tmp_path, max_steps=0, sync_every_steps=1000, minutes=0.06, cooldown=0.5, warmup_steps=0)
+    StepClock(monkeypatch)
+    settings = alone_settings(tmp_path, max_steps=0, sync_every_steps=1000, minutes=0.08, cooldown=0.5, warmup_steps=0)
     events = train(settings)
     last = of_kind(events, ev.StepCompleted)[-1]
     assert isinstance(last, ev.StepCompleted)

@@ -7,12 +7,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import msgspec
 import pytest
 
-from gpt_core.config.settings import Settings
 from gpt_core.formats.checkpoint import peek_checkpoint
 from gpt_core.formats.training_state import Plan
 from gpt_core.model.gpt import GPT
@@ -21,7 +19,7 @@ from gpt_core.training import timing
 from gpt_core.training import trainer as trainer_module
 from gpt_core.training.request import raised_limits
 from gpt_core.training.trainer import Trainer
-from tests.core.training_samples import LATEST, losses, of_kind, open_run, tiny_settings, train, whole_state
+from tests.core.training_samples import LATEST, StepClock, losses, of_kind, open_run, tiny_settings, train, whole_state
 
 BUDGET = {
     "minutes": 0.5, "cooldown": 0.5, "min_lr_share": 0.0, "warmup_steps": 0, "eval_every_steps": 7,
@@ -30,23 +28,9 @@ BUDGET = {
 RATE = 1e-2
 
 
-class Clock:
-    """Replaces the clock: each reading of the time is later by a known amount."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.tick = 0.5
-
-    def monotonic(self) -> float:
-        self.now += self.tick
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    found = Clock()
-    monkeypatch.setattr(timing, "time", found)
-    return found
+def clock(monkeypatch: pytest.MonkeyPatch) -> StepClock:
+    return StepClock(monkeypatch)
 
 
 def shares(events: list[ev.AnyEvent]) -> list[float]:
@@ -70,7 +54,7 @@ def test_plans_are_made_after_a_doubling_of_the_steps_and_often_before_the_end()
     assert [plan(step=step).next_step for step in (492, 498, 499)] == [493, 499, 500]
 
 
-def test_a_run_ends_within_a_step_of_its_deadline(tmp_path: Path, clock: Clock) -> None:
+def test_a_run_ends_within_a_step_of_its_deadline(tmp_path: Path, clock: StepClock) -> None:
     events = train(tiny_settings(tmp_path, **BUDGET))
     last = of_kind(events, ev.StepCompleted)[-1]
     assert isinstance(last, ev.StepCompleted)
@@ -78,7 +62,7 @@ def test_a_run_ends_within_a_step_of_its_deadline(tmp_path: Path, clock: Clock) 
     assert of_kind(events, ev.RunFinished) == [ev.RunFinished("deadline", last.step)]
 
 
-def test_the_cooldown_ends_at_the_deadline(tmp_path: Path, clock: Clock) -> None:
+def test_the_cooldown_ends_at_the_deadline(tmp_path: Path, clock: StepClock) -> None:
     events = train(tiny_settings(tmp_path, **BUDGET))
     found = shares(events)
     half = len(found) // 2
@@ -88,13 +72,13 @@ def test_the_cooldown_ends_at_the_deadline(tmp_path: Path, clock: Clock) -> None
 
 
 def test_a_machine_that_becomes_four_times_slower_still_cools_down_before_the_deadline(
-    tmp_path: Path, clock: Clock
+    tmp_path: Path, clock: StepClock
 ) -> None:
     trainer, events = open_run(tiny_settings(tmp_path, **BUDGET)), []
     for event in trainer.events():
         events.append(event)
         if trainer.state.elapsed_s > 15:
-            clock.tick = 1.0
+            clock.step_s = 2.0
     found = shares(events)
     assert of_kind(events, ev.RunFinished) == [ev.RunFinished("deadline", trainer.step)]
     assert max(b - a for a, b in itertools.pairwise(found)) <= 0  # the rate never rises again
@@ -102,7 +86,7 @@ def test_a_machine_that_becomes_four_times_slower_still_cools_down_before_the_de
 
 
 def test_the_weights_at_the_deadline_are_evaluated_and_the_best_ones_are_saved_as_transformer(
-    tmp_path: Path, clock: Clock
+    tmp_path: Path, clock: StepClock
 ) -> None:
     events = train(tiny_settings(tmp_path, **BUDGET | {"eval_every_steps": 1000, "max_epochs": 1000}))
     last = of_kind(events, ev.RunFinished)[-1].step
@@ -115,7 +99,7 @@ def test_the_weights_at_the_deadline_are_evaluated_and_the_best_ones_are_saved_a
 
 
 def test_the_last_step_is_saved_before_an_evaluation_that_was_scheduled_at_the_deadline(
-    tmp_path: Path, clock: Clock
+    tmp_path: Path, clock: StepClock
 ) -> None:
     events = train(
         tiny_settings(tmp_path, **BUDGET | {"minutes": 29.25 / 60, "eval_every_steps": 1, "eval_tokens": 64})
@@ -128,7 +112,7 @@ def test_the_last_step_is_saved_before_an_evaluation_that_was_scheduled_at_the_d
 
 
 def test_the_save_before_the_last_evaluation_is_no_training_time(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, clock: StepClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = open_run(tiny_settings(tmp_path, max_steps=3))
     save = trainer._last_save.save
@@ -143,7 +127,7 @@ def test_the_save_before_the_last_evaluation_is_no_training_time(
 
 
 def test_a_run_that_has_diverged_is_not_evaluated_at_its_deadline(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, clock: StepClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(GPT, "loss_and_gradients", lambda *_: (1e6, 1))
     events = train(tiny_settings(tmp_path, **BUDGET | {"minutes": 0.1, "eval_every_steps": 0}))
@@ -151,7 +135,7 @@ def test_a_run_that_has_diverged_is_not_evaluated_at_its_deadline(
     assert not of_kind(events, ev.EvalCompleted)
 
 
-def test_pauses_do_not_count(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pauses_do_not_count(tmp_path: Path, clock: StepClock, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = open_run(tiny_settings(tmp_path, **BUDGET))
 
     def sleep(_seconds: float) -> None:
@@ -176,30 +160,16 @@ def finished(trainer: Trainer, stop_at: int = 0) -> list[ev.AnyEvent]:
     return events
 
 
-def open_run_timed_by_steps(clock: Clock, settings: Settings, resume: Path | None = None) -> Trainer:
-    """Return the trainer of a run whose time passes in steps alone: half a second each, nothing for a save."""
-    clock.tick = 0.0
-    trainer = open_run(settings, resume=resume)
-    update = trainer.run.optimizer.update
-
-    def slow_update(*arguments: Any) -> None:
-        clock.now += 0.5
-        update(*arguments)
-
-    trainer.run.optimizer.update = slow_update  # type: ignore[method-assign]
-    return trainer
-
-
 @pytest.mark.parametrize("cut", [7, *(pytest.param(cut, marks=pytest.mark.slow) for cut in (1, 20, 45))])
 def test_a_run_that_was_stopped_and_resumed_equals_one_in_the_same_time_without_a_break(
-    tmp_path: Path, clock: Clock, cut: int
+    tmp_path: Path, clock: StepClock, cut: int
 ) -> None:
     (tmp_path / "whole").mkdir()
-    whole = open_run_timed_by_steps(clock, tiny_settings(tmp_path / "whole", **BUDGET))
+    whole = open_run(tiny_settings(tmp_path / "whole", **BUDGET))
     expected = finished(whole)
     settings = tiny_settings(tmp_path, **BUDGET)
-    events = finished(open_run_timed_by_steps(clock, settings), cut)
-    resumed = open_run_timed_by_steps(clock, settings, tmp_path / LATEST)
+    events = finished(open_run(settings), cut)
+    resumed = open_run(settings, resume=tmp_path / LATEST)
     assert resumed.step == cut
     events += finished(resumed)
     assert (losses(events), shares(events)) == (losses(expected), shares(expected))
@@ -207,7 +177,7 @@ def test_a_run_that_was_stopped_and_resumed_equals_one_in_the_same_time_without_
     assert of_kind(events, ev.RunFinished)[-1] == ev.RunFinished("deadline", 60)
 
 
-def test_a_resume_continues_the_plan_of_the_checkpoint(tmp_path: Path, clock: Clock) -> None:
+def test_a_resume_continues_the_plan_of_the_checkpoint(tmp_path: Path, clock: StepClock) -> None:
     settings = tiny_settings(tmp_path, **BUDGET)
     finished(open_run(settings), 9)
     saved = peek_checkpoint(tmp_path / LATEST).state.plan
@@ -219,7 +189,7 @@ def test_a_resume_continues_the_plan_of_the_checkpoint(tmp_path: Path, clock: Cl
 
 
 @pytest.mark.slow
-def test_a_resume_with_more_minutes_continues_and_cools_down_again(tmp_path: Path, clock: Clock) -> None:
+def test_a_resume_with_more_minutes_continues_and_cools_down_again(tmp_path: Path, clock: StepClock) -> None:
     first = finished(open_run(tiny_settings(tmp_path, **BUDGET)))
     second = open_run(tiny_settings(tmp_path, **BUDGET | {"minutes": 1.0}), resume=tmp_path / LATEST)
     events = finished(second)
@@ -230,33 +200,56 @@ def test_a_resume_with_more_minutes_continues_and_cools_down_again(tmp_path: Pat
     assert 59 <= of_kind(events, ev.StepCompleted)[-1].elapsed_s < 63
 
 
-def test_a_resume_raises_a_budget_that_is_used(tmp_path: Path, clock: Clock) -> None:
+def test_a_resume_raises_a_budget_that_is_used(tmp_path: Path, clock: StepClock) -> None:
     finished(open_run(tiny_settings(tmp_path, **BUDGET)))
     assert raised_limits(peek_checkpoint(tmp_path / LATEST)) == {"minutes": 1.0}
 
 
-def test_a_budget_that_is_left_unused_is_not_raised(tmp_path: Path, clock: Clock) -> None:
+def test_a_budget_that_is_left_unused_is_not_raised(tmp_path: Path, clock: StepClock) -> None:
     finished(open_run(tiny_settings(tmp_path, **BUDGET | {"max_steps": 5})))
     assert raised_limits(peek_checkpoint(tmp_path / LATEST)) == {"max_steps": 0}
 
 
-def test_max_steps_before_the_deadline_is_the_end_of_the_cooldown(tmp_path: Path, clock: Clock) -> None:
+def test_max_steps_before_the_deadline_is_the_end_of_the_cooldown(tmp_path: Path, clock: StepClock) -> None:
     events = train(tiny_settings(tmp_path, **BUDGET | {"max_steps": 12}))
     assert of_kind(events, ev.RunFinished) == [ev.RunFinished("max_steps", 12)]
     assert shares(events)[-1] < 0.25
 
 
-def test_without_a_budget_a_resumed_run_has_no_plan(tmp_path: Path, clock: Clock) -> None:
+def test_without_a_budget_a_resumed_run_has_no_plan(tmp_path: Path, clock: StepClock) -> None:
     finished(open_run(tiny_settings(tmp_path, **BUDGET)), 9)
     resumed = open_run(tiny_settings(tmp_path, **BUDGET | {"minutes": 0.0, "max_steps": 20}), resume=tmp_path / LATEST)
     assert of_kind(finished(resumed), ev.PlanMade) == []
     assert resumed.state.plan is None
 
 
-def test_the_last_step_is_unknown_before_the_first_step(tmp_path: Path, clock: Clock) -> None:
+def test_the_last_step_is_unknown_before_the_first_step(tmp_path: Path, clock: StepClock) -> None:
     events = train(tiny_settings(tmp_path, **BUDGET | {"minutes": 0.1}))
     assert isinstance(events[0], ev.RunStarted)
     assert (events[0].max_steps, events[0].minutes) == (0, 0.1)
     plans = of_kind(events, ev.PlanMade)
     assert (plans[0].step_s, plans[0].step) == (0.0, 0)
     assert plans[-1].last_step == plans[-1].step == events[-1].step
+
+
+def test_time_before_the_first_event_and_between_two_events_does_not_count(tmp_path: Path, clock: StepClock) -> None:
+    trainer = open_run(tiny_settings(tmp_path, **BUDGET))
+    clock.now += 10_000
+    for _ in trainer.events():
+        clock.now += 1_000
+    assert trainer.step == 60
+
+
+def test_blocks_in_which_the_clock_is_stopped_may_be_nested(clock: StepClock) -> None:
+    found = timing.RunClock(5.0)
+    clock.now += 1
+    assert found.elapsed_s == 5.0  # not started
+    found.start()
+    clock.now += 2
+    with found.stopped():
+        clock.now += 4
+        with found.stopped():
+            clock.now += 8
+        clock.now += 16
+    clock.now += 32
+    assert found.elapsed_s == 5.0 + 2 + 32

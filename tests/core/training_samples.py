@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 from gpt_core.config.settings import Settings
+from gpt_core.optim.adamw import AdamW
 from gpt_core.progress import Progress, ignore_progress
 from gpt_core.training import events as ev
-from gpt_core.training import setup
+from gpt_core.training import setup, timing
 from gpt_core.training.request import RunRequest
 from gpt_core.training.trainer import Trainer
 
@@ -23,6 +26,25 @@ SENTENCES = (
     "He had said very little; but what he said was kind.",
     "The carriage came early, and the rain came with it.",
 )
+
+
+class StepClock:
+    """Replaces the clock of training: time passes in updates alone, `step_s` seconds in each."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.step_s = 0.0, 0.5
+        monkeypatch.setattr(timing, "time", self)
+        update = AdamW.update
+
+        def slow_update(*arguments: Any) -> None:
+            self.now += self.step_s
+            update(*arguments)
+
+        monkeypatch.setattr(AdamW, "update", slow_update)
+
+    def monotonic(self) -> float:
+        """Return the present time."""
+        return self.now
 
 
 def write_texts(folder: Path) -> tuple[Path, Path]:
