@@ -116,6 +116,8 @@ class TrainingState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         step_loss: Loss of the last step in nats per token; None before the first, and where the step was skipped.
         train_loss: Moving average of the step losses (`gpt_core.training.metrics.smooth`), None without one.
         averaged_steps: Number of losses in that average.
+        last_losses: Losses of the last steps, by which a divergence is detected (`gpt_core.training.losses`).
+        high_loss_since: First step of those whose losses have been too high since then; None while they are not.
         last_eval: Scores of the last evaluation, None without one.
         loss_sum: Sum of the losses of all targets in the current epoch, in nats.
         loss_count: Number of these targets.
@@ -148,6 +150,8 @@ class TrainingState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     step_loss: float | None = None
     train_loss: float | None = None
     averaged_steps: Count = 0
+    last_losses: Annotated[tuple[float, ...], Meta(max_length=64)] = ()
+    high_loss_since: Count | None = None
     last_eval: EvalScores | None = None
     loss_sum: float = 0.0
     loss_count: Count = 0

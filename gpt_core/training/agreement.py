@@ -20,11 +20,13 @@ class Agreement:
     """Agreement of the ranks of a run on requests, training time and weights.
 
     Attributes:
+        requests: The requests made to this rank.
         controls: The requests in force, the same on all ranks. On one process, the requests themselves.
     """
 
     def __init__(self, requests: TrainingControls, clock: RunClock, communicator: Communicator) -> None:
-        self._requests, self._clock, self._communicator = requests, clock, communicator
+        self.requests = requests
+        self._clock, self._communicator = clock, communicator
         self._is_alone = len(communicator.hosts) == 1
         self.controls = requests if self._is_alone else TrainingControls()
         self._elapsed_s = 0.0
@@ -45,7 +47,7 @@ class Agreement:
         """
         if self._is_alone:
             return [list(values)]
-        own, agreed = self._requests, self.controls
+        own, agreed = self.requests, self.controls
         flags = (
             own.stopping, own.discarding, own.pausing, own.take_save(), own.take_evaluate(), own.take_single_step()
         )  # fmt: skip
@@ -77,11 +79,11 @@ class Agreement:
         try:
             found = self._communicator.gather(digest)[:, 0]
         except RankError:  # another rank may have found the difference first
-            self._requests.stop(save=False)
+            self.requests.stop(save=False)
             raise
         for rank, digest in enumerate(found):
             if digest != found[0]:
-                self._requests.stop(save=False)
+                self.requests.stop(save=False)
                 raise RankError(
                     f"the weights of {described(rank, self._communicator.hosts)} differ from those of rank 0 at step "
                     f"{step:,}: a fault of its memory or processor; resume the last checkpoint without it"

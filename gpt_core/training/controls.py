@@ -12,8 +12,8 @@ class TrainingControls:
     With local steps (`gpt_core.training.rounds`) the step boundaries named here are the ends of rounds, but
     `stop(save=False)` ends the run within a round, too.
 
-    A request sets one attribute, which is atomic. There is no lock, so a signal handler that interrupts the trainer
-    between two reads cannot cause a deadlock.
+    A request sets attributes, each of which is atomic. There is no lock, so a signal handler that interrupts the
+    trainer between two reads cannot cause a deadlock.
     """
 
     def __init__(self) -> None:
@@ -27,8 +27,8 @@ class TrainingControls:
         self._single_step = False
 
     def stop(self, *, save: bool = True) -> None:
-        """Stop at the next step boundary, after saving `ckpt_latest` unless `save` is false."""
-        self.discarding = not save
+        """Stop at the next step boundary, after saving `ckpt_latest` unless `save` was false in any call."""
+        self.discarding |= not save
         self.stopping = True
 
     def pause(self) -> None:

@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from gpt_core.training.controls import POLL_S, TrainingControls
+from gpt_core.training.agreement import Agreement
+from gpt_core.training.controls import POLL_S
 from gpt_core.training.events import AnyEvent
 from gpt_core.training.rounds import Rounds
 from gpt_core.training.run import Run
@@ -23,9 +24,10 @@ class LastSave:
         unsaved: Number of failed attempts while the run waits for a decision about them; else 0.
     """
 
-    def __init__(self, run: Run, saver: Saver, requests: TrainingControls, rounds: Rounds) -> None:
+    def __init__(self, run: Run, saver: Saver, agreement: Agreement, rounds: Rounds) -> None:
         self.unsaved = 0
-        self._run, self._saver, self._requests, self._rounds = run, saver, requests, rounds
+        self._run, self._saver, self._rounds = run, saver, rounds
+        self._agreed, self._requests = agreement.controls, agreement.requests
         self._first_step = run.state.step
         self._failed = 0
 
@@ -42,7 +44,7 @@ class LastSave:
         yield from self._saver.finish()
         if self._has_no_step_to_save or not self._rounds.is_complete:
             return
-        while not self._requests.discarding:
+        while not self._is_discarding:
             yield from self._saver.save_if_new("latest")
             if self._saver.is_saved:
                 return
@@ -51,6 +53,11 @@ class LastSave:
                 return
             self._wait_for_answer()
 
+    @property
+    def _is_discarding(self) -> bool:
+        """True if a rank is not to save: this one, or any if they have agreed on it."""
+        return self._requests.discarding or self._agreed.discarding
+
     def _wait_for_answer(self) -> None:
         """Wait until the user requests another save or discards the state, or can no longer be asked."""
         requests = self._requests
@@ -58,7 +65,7 @@ class LastSave:
             take()
         self._failed += 1
         self.unsaved = self._failed
-        while requests.can_ask and not requests.discarding and not requests.anything_pending:
+        while requests.can_ask and not self._is_discarding and not requests.anything_pending:
             time.sleep(POLL_S)
         requests.take_save()  # the answer
         self.unsaved = 0

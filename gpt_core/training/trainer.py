@@ -66,14 +66,14 @@ class Trainer:
         self._budget = TimeBudget(run)
         self._weights_lock = threading.Lock()
         self._saver = Saver(run) if run.is_reported else NoSaver(run)
-        self._divergence = DivergenceMonitor(self.shape.vocab_size)
+        self._divergence = DivergenceMonitor(run.state, self.shape.vocab_size)
         self._saved_steps = saved_before(run)
         self._debug: ev.GradientNorms | None = None
         self._end_reason = ""
         self._clock = RunClock(run.state.elapsed_s)
         self._agreement = Agreement(self.requests, self._clock, run.communicator)
         self._rounds = Rounds(run, self._gradients, self._agreement)
-        self._last_save = LastSave(run, self._saver, self.requests, self._rounds)
+        self._last_save = LastSave(run, self._saver, self._agreement, self._rounds)
         self._awaited: set[str] = set()
         self._evaluator = Evaluator(run, self._gpt, self._rounds, self._saver, self.requests, self._agreement)
         self._stats = ModelStats(run, self._gradients)
@@ -378,7 +378,7 @@ class Trainer:
             state.averaged_steps += 1
             state.loss_sum += step.loss_sum
             state.loss_count += step.targets
-            self._divergence.add(state.step, step.loss)
+            self._divergence.add(step.loss)
 
     def _mark_pending(self) -> None:
         """Mark the evaluation and the save that are pending after the step just taken.

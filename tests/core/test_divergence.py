@@ -13,7 +13,7 @@ from gpt_core.formats.checkpoint import peek_checkpoint
 from gpt_core.model.gpt import GPT
 from gpt_core.training import events as ev
 from gpt_core.training.trainer import Trainer
-from tests.core.training_samples import LATEST, in_one_go, losses, of_kind, open_run, tiny_settings
+from tests.core.training_samples import LATEST, events_with, in_one_go, losses, of_kind, open_run, tiny_settings
 
 
 def test_a_step_that_is_not_finite_changes_no_weight_and_is_reported(
@@ -133,3 +133,23 @@ def test_a_diverged_run_without_a_good_checkpoint_is_saved(tmp_path: Path, monke
     assert isinstance(end, ev.RunFinished)
     assert (end.reason, end.good_checkpoint) == ("diverged", "")
     assert peek_checkpoint(tmp_path / LATEST).step == 5
+
+
+@pytest.mark.parametrize("cut", [3, 12, 13])
+def test_a_resumed_run_diverges_where_an_uninterrupted_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int
+) -> None:
+    def end(folder: str, stop_at: int | None, resume: Path | None = None) -> ev.RunFinished:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        trainer = open_run(tiny_settings(tmp_path / folder, max_steps=14), resume=resume)
+        # the last losses are not too high, but the median of all is
+        with monkeypatch.context() as patch:
+            high, low = too_high_from(2, trainer), GPT.loss_and_gradients
+            patch.setattr(GPT, "loss_and_gradients", lambda *given: (high if trainer.step < 12 else low)(*given))
+            found = events_with(trainer, stop_at, trainer.requests.stop)[-1]
+        assert isinstance(found, ev.RunFinished)
+        return found
+
+    assert end("whole", None).reason == "diverged"
+    assert end("cut", cut).reason == "stopped"
+    assert end("cut", None, tmp_path / "cut" / LATEST).reason == "diverged"
