@@ -179,7 +179,8 @@ class Rounds:
     A synchronous run has the same weights on all ranks after every step, and nothing to exchange at the end of it.
 
     Attributes:
-        is_complete: False within a round of local steps: the weights are then those of this rank alone.
+        is_complete: False within an update, and within a round of local steps, where the weights are those of this rank
+            alone: what it holds is then no state of the run.
         ends: Steps at which rounds end.
         micro_batches: Numbers of the micro-batches that this rank reads: its own, or all in a synchronous run.
     """
@@ -242,8 +243,8 @@ class Rounds:
         return StepTotals(sum(row[0] for row in rows), int(sum(row[1] for row in rows)), sum(norms) / len(norms))
 
     def begin_update(self) -> None:
-        """Note that the weights of the ranks differ from now on, up to the end of the round."""
-        self.is_complete = self._exchange is None
+        """Note that there is no state to save from now on, up to the end of the step, or of a round of local steps."""
+        self.is_complete = False
 
     def end_step(self, weights_lock: AbstractContextManager[object], *, is_last: bool) -> None:
         """Exchange, if a round of local steps ends at this step. Collective.
@@ -256,7 +257,10 @@ class Rounds:
             RankError: A rank has failed or is lost. What this rank holds is no state of the run.
         """
         state = self._run.state
-        if self._exchange is None or not (is_last or self.ends.is_end(state.step, state.window)):
+        if self._exchange is None:
+            self.is_complete = True
+            return
+        if not (is_last or self.ends.is_end(state.step, state.window)):
             return
         self._exchange.end_round(weights_lock)
         self.is_complete = True

@@ -19,5 +19,8 @@ def last_step(run: Run) -> int:
     if settings.overfit_tiny:
         limit = settings.overfit_steps
     else:
-        limit = max(state.step, epoch_start(run) + (settings.max_epochs - state.epoch) * run.steps_per_epoch)
+        windows_left = max(0, run.windows.windows_per_epoch - state.window)
+        later_epochs = settings.max_epochs - state.epoch - 1
+        rest = math.ceil(windows_left / settings.batch_size) + later_epochs * run.steps_per_epoch
+        limit = state.step + max(0, rest)
     return min(settings.max_steps, limit) if settings.max_steps else limit

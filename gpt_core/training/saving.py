@@ -21,8 +21,8 @@ import msgspec
 
 from gpt_core.checkpoints.lock import LOCK
 from gpt_core.checkpoints.store import CheckpointStore
-from gpt_core.errors import GptError, SaveError
-from gpt_core.formats.checkpoint import Checkpoint, TrainingState, read_checkpoint
+from gpt_core.errors import CheckpointError, GptError, SaveError
+from gpt_core.formats.checkpoint import Checkpoint, CheckpointInfo, TrainingState, read_checkpoint
 from gpt_core.kernels import use_any_core
 from gpt_core.training.events import CheckpointSaved, SaveFailed
 from gpt_core.training.run import Run
@@ -198,9 +198,7 @@ class Saver:
         """Save `transformer` and wait for it: the best model of the run, or the last one if none was evaluated."""
         yield from self.finish()
         try:
-            state = self._run.state
-            is_earlier = state.is_scored and state.best_step != state.step
-            checkpoint = read_checkpoint(self._run.store.path_of("best")) if is_earlier else self._checkpoint()
+            checkpoint = self._best()
         except GptError as error:
             yield SaveFailed("final", str(self._run.store.path_of("final")), self._run.state.step, str(error))
         else:
@@ -219,6 +217,28 @@ class Saver:
             if result.kind == "latest":
                 self._saved = state
 
+    def _best(self) -> Checkpoint:
+        """Return the best model of the run: the present state, if that is the best or the run was not evaluated.
+
+        It is in the folder of the run, or in that of the checkpoint that was resumed. The best model there may be
+        another one, if the run was continued from an earlier checkpoint.
+
+        Raises:
+            CheckpointError: No file has it.
+        """
+        run, state = self._run, self._run.state
+        if not state.is_scored or state.best_step == state.step:
+            return self._checkpoint()
+        folders = [run.store.folder, *([run.resumed_from.parent] if run.resumed_from is not None else [])]
+        for folder in folders:
+            for found in CheckpointStore(folder).list():
+                if isinstance(found, CheckpointInfo) and _is_best_of(state, found.state):
+                    return read_checkpoint(found.path)
+        raise CheckpointError(
+            f"{run.store.folder}: no checkpoint has the best weights of the run, of step {state.best_step:,}; "
+            "ckpt_latest has the last ones"
+        )
+
     def _checkpoint(self) -> Checkpoint:
         """Return the present state of the run: a copy of the training state, and the tensors themselves."""
         run = self._run
@@ -227,6 +247,11 @@ class Saver:
             tokenizer=run.tokenizer.to_bytes(), corpus_sha256=run.train_text.sha256, parameters=run.evaluated,
             optimizer_state=run.saved_state,
         )  # fmt: skip
+
+
+def _is_best_of(state: TrainingState, saved: TrainingState) -> bool:
+    """Return True if a saved state is that of the best evaluation of a run."""
+    return (saved.run_id, saved.step, saved.best) == (state.run_id, state.best_step, state.best)
 
 
 class NoSaver(Saver):

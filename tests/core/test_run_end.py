@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from gpt_core.errors import GptError
-from gpt_core.formats.checkpoint import read_checkpoint
+from gpt_core.formats.checkpoint import peek_checkpoint, read_checkpoint
 from gpt_core.training import events as ev
 from gpt_core.training.metrics_log import read_metrics
 from gpt_core.training.trainer import Trainer
 from tests.core.training_samples import LATEST, events_with, losses, of_kind, open_run, tiny_settings, train
+
+FINAL = "transformer.safetensors"
 
 
 def test_the_run_ends_when_the_average_loss_of_an_epoch_is_below_epsilon(tmp_path: Path) -> None:
@@ -35,6 +37,62 @@ def test_transformer_is_the_best_model_and_not_the_last(tmp_path: Path) -> None:
     assert final.state.step == best.state.step < last.state.step
     assert np.array_equal(final.parameters.flat, best.parameters.flat)
     assert not np.array_equal(final.parameters.flat, last.parameters.flat)
+
+
+def test_transformer_is_the_best_model_of_a_run_that_was_resumed_into_another_folder(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path, max_epochs=3, improvement_threshold=1.0)
+    train(settings)
+    other = tmp_path / "other"
+    train(tiny_settings(tmp_path, max_epochs=4, improvement_threshold=1.0, models_dir=str(other)), tmp_path / LATEST)
+    best, final = (read_checkpoint(path) for path in (tmp_path / "models/best_model.safetensors", other / FINAL))
+    assert final.state.step == best.state.step
+    assert np.array_equal(final.parameters.flat, best.parameters.flat)
+
+
+def test_transformer_is_no_model_of_a_branch_that_was_left(tmp_path: Path) -> None:
+    train(tiny_settings(tmp_path, max_epochs=3, save_epoch_number=1))
+    first = tmp_path / "models/epoch_001.safetensors"
+    changes = {"max_epochs": 2, "attn_lr": 1e-9, "mlp_lr": 1e-9, "norm_lr": 1e-9, "pos_lr": 1e-9, "unembed_lr": 1e-9}
+    # nothing is learned: the best evaluation is the first one, and best_model is of the other branch
+    train(tiny_settings(tmp_path, **changes, improvement_threshold=0.1), first)
+    assert read_checkpoint(tmp_path / "models/best_model.safetensors").step > read_checkpoint(first).step
+    final = read_checkpoint(tmp_path / "models" / FINAL)
+    assert np.array_equal(final.parameters.flat, read_checkpoint(first).parameters.flat)
+
+
+def test_a_run_whose_best_model_is_gone_says_so_and_keeps_its_last_one(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path, max_epochs=3, improvement_threshold=1.0)
+    trainer = open_run(settings)
+    events = events_with(trainer, 30, (tmp_path / "models/best_model.safetensors").unlink)
+    (failed,) = of_kind(events, ev.SaveFailed)
+    assert f"no checkpoint has the best weights of the run, of step {trainer.state.best_step}" in failed.error
+    assert read_checkpoint(tmp_path / LATEST).state.finished == "max_epochs"
+
+
+def test_the_last_step_is_known_after_a_change_of_the_batch_size_within_an_epoch(tmp_path: Path) -> None:
+    trainer = open_run(tiny_settings(tmp_path, max_epochs=2))
+    events_with(trainer, 5, trainer.requests.stop)
+    events = train(tiny_settings(tmp_path, max_epochs=2, batch_size=6, micro_batch_size=3), tmp_path / LATEST)
+    started, end = events[0], events[-1]
+    assert isinstance(started, ev.RunStarted)
+    assert isinstance(end, ev.RunFinished)
+    assert (started.max_steps, end.reason) == (end.step, "max_epochs")
+    assert [event.step for event in of_kind(events, ev.FullEvalCompleted)] in ([], [end.step])
+
+
+def test_an_update_that_fails_midway_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = open_run(tiny_settings(tmp_path, save_every_steps=2, eval_every_steps=0))
+    update_average = trainer.run.optimizer.update_average
+
+    def fails_in_step_5(step: int) -> None:
+        update_average(step)
+        if step == 5:
+            raise MemoryError
+
+    monkeypatch.setattr(trainer.run.optimizer, "update_average", fails_in_step_5)
+    with pytest.raises(MemoryError):
+        list(trainer.events())
+    assert peek_checkpoint(tmp_path / LATEST).step == 4
 
 
 def test_a_run_that_ends_by_max_steps_is_evaluated_and_completed(tmp_path: Path) -> None:
