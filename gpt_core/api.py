@@ -41,6 +41,7 @@ from gpt_core.tokenizers import Tokenizer
 from gpt_core.training import evaluation
 from gpt_core.training.evaluation import EvalResult
 from gpt_core.training.events import AnyEvent, CheckpointSaved, FullEvalCompleted, RunFinished
+from gpt_core.training.interrupts import interrupts_held
 from gpt_core.training.metrics import BUILT_IN, MetricValues, metrics
 from gpt_core.training.request import Newest
 from gpt_core.training.setup import named_text, open_run
@@ -143,7 +144,8 @@ class TrainingRun(Iterator[AnyEvent]):
         return self
 
     def __next__(self) -> AnyEvent:
-        event = next(self._events)
+        with interrupts_held(self._trainer.requests.stop):
+            event = next(self._events)
         self._values = self._values.updated((event,), metrics())
         if isinstance(event, CheckpointSaved):
             self._saved[event.kind] = Path(event.path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import gzip
+import signal
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import pytest
 
 import gpt_core
 from gpt_core.errors import CheckpointError, ConfigError, CorpusError, GptError, RunExistsError
+from gpt_core.optim.optimizer import Optimizer
 from gpt_core.training.events import CheckpointSaved, EvalCompleted, RunFinished, RunStarted, StepCompleted
 from tests.core.training_samples import write_texts
 
@@ -130,6 +132,35 @@ def test_stop_ends_the_run_after_a_save_and_a_resume_continues_it(
     assert (resumed.reason, resumed.step) == ("max_steps", 6)
     assert resumed.model.parameters.flat.tobytes() == trained[1].model.parameters.flat.tobytes()
     assert resumed.train_loss == trained[1].train_loss  # a moving average over all steps
+
+
+def test_ctrl_c_within_an_update_lets_it_end_and_saves_an_exact_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    expected = tiny(tmp_path / "whole", max_steps=8).result()
+    run = tiny(tmp_path / "cut", max_steps=8)
+    update_average = Optimizer.update_average
+
+    def interrupted_in_step_5(self: Optimizer, step: int) -> None:
+        update_average(self, step)
+        if step == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patch, run:
+            patch.setattr(Optimizer, "update_average", interrupted_in_step_5)
+            with pytest.raises(KeyboardInterrupt):
+                list(run)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert run.step == 5
+    resumed = gpt_core.train(resume="newest", models_dir=tmp_path / "cut" / "models").result()
+    assert resumed.step == 8
+    assert np.array_equal(resumed.model.parameters.flat, expected.model.parameters.flat)
 
 
 def test_a_resume_reports_the_limit_that_it_raises(tmp_path: Path) -> None:
