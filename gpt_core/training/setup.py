@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -104,10 +105,12 @@ def open_run(
         texts = texts_of_ranks(settings, train_source, eval_source, tokenizer, progress, ranks)
         if checkpoint is not None:
             check_same_text(checkpoint, settings, texts.train)
-        note = text_note(settings, train_source) if checkpoint is None else other_text_note(checkpoint, texts.train)
-        if start is not None:
-            note = "; ".join(filter(None, (note, tokenizer_note(start, texts.train))))
-        run = assemble(request, run_id, store, tokenizer, texts, checkpoint, start, note)
+        notes = (
+            text_note(settings, train_source) if checkpoint is None else other_text_note(checkpoint, texts.train),
+            tokenizer_note(start, texts.train) if start is not None else "",
+            eval_text_note(train_source, eval_source, texts),
+        )
+        run = assemble(request, run_id, store, tokenizer, texts, checkpoint, start, notes)
         run.communicator = ranks
         share_state(ranks, run)
         return Trainer(run)
@@ -124,9 +127,9 @@ def assemble(
     texts: Texts,
     checkpoint: Checkpoint | None,
     start: StartingPoint | None = None,
-    note: str = "",
+    notes: Iterable[str] = (),
 ) -> Run:
-    """Return the parts of a run: those of its checkpoint, or initial ones. `note` is a warning to report.
+    """Return the parts of a run: those of its checkpoint, or initial ones. `notes` are warnings to report, "" for none.
 
     The weights of a run that starts from others are evaluated before the first step: later scores compare with that.
     """
@@ -162,7 +165,7 @@ def assemble(
         warnings=(
             *(f"skipped: {line}" for line in request.passed_over), *store.space_warnings(settings),
             *emulation_warning(choice),
-            *filter(None, (note, threads_warning(settings.threads))), *request.raised,
+            *filter(None, (*notes, threads_warning(settings.threads))), *request.raised,
         ),
         model_reason=request.model_reason,
     )  # fmt: skip
@@ -255,6 +258,20 @@ def named_text(settings: Settings, names: PathLike | Iterable[PathLike]) -> Text
 def text_note(settings: Settings, train_text: TextSource) -> str:
     """Return a line about texts under `data/` that are not used, "" for none."""
     return "" if settings.train_file or is_synthetic(settings) else unused_texts_note(train_text.files[0])
+
+
+def eval_text_note(train: TextSource, held_out: TextSource | None, texts: Texts) -> str:
+    """Return a line about an eval text that contains the training text, "" if it does not."""
+    if held_out is None or texts.held_out is None:
+        return ""
+    trained, scored = ({os.path.realpath(path) for path in source.files} for source in (train, held_out))
+    if not trained <= scored and texts.train.sha256 != texts.held_out.sha256:
+        return ""
+    return (
+        f"the eval text {held_out.name} contains the training text {train.name}: the model is scored on what it is "
+        "trained on; name another text with --eval-file, or hold out the end of the training text with --set "
+        "hold_out=true instead"
+    )
 
 
 def open_texts(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gpt_core.config.settings import Settings
@@ -115,3 +116,25 @@ def test_a_loaded_checkpoint_is_used_by_one_run_and_read_again_for_the_next(trai
     second = open_run(request)
     second.run.store.close()
     assert second.parameters.flat.tobytes() == before
+
+
+@pytest.mark.parametrize("kind", ["same file", "copy", "one of several"])
+def test_an_eval_text_that_contains_the_training_text_is_a_warning(tmp_path: Path, kind: str) -> None:
+    settings = tiny_settings(tmp_path)
+    train_file, copy = Path(str(settings.train_file)), tmp_path / "copy.en"
+    copy.write_bytes(train_file.read_bytes())
+    eval_files = {
+        "same file": (f"{tmp_path}/./train.en",),
+        "copy": (str(copy),),
+        "one of several": (str(settings.eval_file), str(train_file)),
+    }
+    (warning,) = first_event(RunRequest(msgspec.structs.replace(settings, eval_file=eval_files[kind]))).warnings
+    assert f"contains the training text {train_file}: the model is scored on what it is trained on" in warning
+
+
+def test_another_eval_text_and_one_whose_file_is_left_out_of_training_are_no_warning(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path)
+    both = msgspec.structs.replace(settings, train_file=(str(settings.train_file), str(settings.eval_file)))
+    for number, used in enumerate((settings, both)):
+        apart = msgspec.structs.replace(used, models_dir=str(tmp_path / f"models{number}"))
+        assert first_event(RunRequest(apart)).warnings == ()
