@@ -91,20 +91,26 @@ def train(
     return TrainingRun(open_run(request, progress))
 
 
-def load(path: PathLike, *, threads: int = 0, weights: WeightFormat = "float32") -> Model:
+def load(path: PathLike, *, threads: int | None = None, weights: WeightFormat = "float32") -> Model:
     """Load the model of a checkpoint.
 
     Args:
         path: Checkpoint (.safetensors).
-        threads: Compute threads of this process (0: one per core).
+        threads: Compute threads of this process, also of its training runs (0: one per core). None keeps the number
+            that was set before, by a training run or an earlier call, else it is one per core.
         weights: How the weights are stored in memory: "float32", "bfloat16" or "int8". Fewer bits decode faster.
 
     Raises:
-        ConfigError: There is no such format.
+        ConfigError: There is no such format or number of threads.
         GptError: The file is missing or damaged, or its tokenizer is not registered.
     """
     weight_format = checked("weights", weights, "argument")
-    kernel_threads.set_threads(compute_threads(threads))
+    if threads is None:
+        kernel_threads.set_default_threads(compute_threads(0))
+    else:
+        count = checked("threads", threads, "argument")
+        assert isinstance(count, int)
+        kernel_threads.set_threads(compute_threads(count))
     bundle = load_bundle(expand_home(os.fspath(path)))
     return Model(replace(bundle, settings=msgspec.structs.replace(bundle.settings, weights=weight_format)))
 

@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 
 import gpt_core
+from gpt_core import api
 from gpt_core.errors import CheckpointError, ConfigError, CorpusError, GptError, RunExistsError
 from gpt_core.optim.optimizer import Optimizer
+from gpt_core.kernels import threads
 from gpt_core.training.events import CheckpointSaved, EvalCompleted, RunFinished, RunStarted, StepCompleted
 from tests.core.training_samples import write_texts
 
@@ -346,6 +348,38 @@ def test_weights_of_fewer_bits_generate_and_score_nearly_the_same(
     scored, exact = (one.evaluate(folder / "eval.en").bits_per_byte for one in (smaller, model))
     assert scored != exact
     assert scored == pytest.approx(exact, abs=0.01)
+
+
+def test_loading_a_model_keeps_the_number_of_threads_unless_another_is_given(
+    trained: tuple[Path, gpt_core.TrainingResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = trained[0] / "models" / "best_model.safetensors"
+    monkeypatch.setattr(api, "compute_threads", lambda requested: requested or 5)
+    threads.set_threads(3)
+    try:
+        for given, used in (({}, 3), ({"threads": 2}, 2), ({}, 2), ({"threads": 0}, 5)):
+            gpt_core.load(path, **given)
+            assert threads.get_threads() == used
+    finally:
+        threads.set_threads(2)
+
+
+def test_a_program_that_only_loads_a_model_uses_all_cores(trained: tuple[Path, gpt_core.TrainingResult]) -> None:
+    code = (
+        "import sys, gpt_core; from gpt_core import api; from gpt_core.kernels import threads;"
+        "api.compute_threads = lambda requested: requested or 5;"
+        "gpt_core.load(sys.argv[1]); print(threads.get_threads())"
+    )
+    command = [sys.executable, "-c", code, str(trained[0] / "models" / "best_model.safetensors")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "5\n"
+
+
+@pytest.mark.parametrize("number", [-1, 2000, 1.5, "many"])
+def test_an_impossible_number_of_threads_is_refused(
+    trained: tuple[Path, gpt_core.TrainingResult], number: object
+) -> None:
+    with pytest.raises(ConfigError, match=r"threads: got .*, expected a whole number of at least 0 and at most 1024"):
+        gpt_core.load(trained[0] / "models" / "best_model.safetensors", threads=number)  # type: ignore[arg-type]
 
 
 def test_an_unknown_format_of_weights_is_refused(trained: tuple[Path, gpt_core.TrainingResult]) -> None:

@@ -35,6 +35,7 @@ cdef extern from *:
     void gpt_set_float_mode(unsigned long long mode) noexcept nogil
 
 cdef int _threads = 1
+cdef bint _is_set = False
 
 gpt_blas_use_one_thread()
 
@@ -49,10 +50,16 @@ def set_threads(int threads):
     Raises:
         ValueError: `threads` is below 1.
     """
-    global _threads
+    global _threads, _is_set
     if threads < 1:
         raise ValueError(f"threads: got {threads}, expected at least 1")
-    _threads = threads if gpt_openmp() else 1
+    _threads, _is_set = (threads if gpt_openmp() else 1), True
+
+
+def set_default_threads(int threads):
+    """Set the number of threads unless it was set before. Raises ValueError as `set_threads`."""
+    if not _is_set:
+        set_threads(threads)
 
 
 def get_threads():
