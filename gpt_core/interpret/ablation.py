@@ -9,12 +9,13 @@ elsewhere.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import msgspec
 import numpy as np
 
 from gpt_core.config.settings import ModelShape
+from gpt_core.errors import shown
 from gpt_core.interpret.activations import run
 from gpt_core.kernels.arrays import Array, widened
 from gpt_core.model.gpt import GPT
@@ -139,8 +140,10 @@ def ablations(
         kind: Zero or mean ablation (see `ablate`); means are taken over `tokens`.
 
     Raises:
-        ValueError: The arrays do not fit the model, no token has a target, or the model has no such part.
+        ValueError: The arrays do not fit the model, no token has a target, or there is no such part or kind.
     """
+    if kind not in get_args(AblationKind):
+        raise ValueError(f"kind: got {shown(kind)}, expected one of {', '.join(get_args(AblationKind))}")
     intact = _mean_loss(model, tokens, targets)
     means = mean_outputs(model, tokens) if kind == "mean" else None
     unchanged = model.parameters if means is None else _with_biases(model.parameters)
@@ -199,6 +202,8 @@ def _with_biases(parameters: Parameters) -> Parameters:
 def _remove(parameters: Parameters, part: Part, means: MeanOutputs | None) -> None:
     """Set the output of a part to 0, or to its mean, in these weights. Raises ValueError for an unknown part."""
     shape = parameters.shape
+    if part.kind not in PROJECTIONS:
+        raise ValueError(f"part: got the kind {shown(part.kind)}, expected one of {', '.join(PROJECTIONS)}")
     if not 0 <= part.layer < shape.layers or (part.kind == "head" and not 0 <= part.head < shape.num_heads):
         raise ValueError(f"part: got {part.name}, expected layers 0 to {shape.layers - 1} and heads 0 to "
                          f"{shape.num_heads - 1}")  # fmt: skip

@@ -408,6 +408,12 @@ def test_names_of_parts_and_errors_of_unknown_ones(model, tokens):
         interpret.ablate(model.parameters, [Part("head", 0, 3)])
     with pytest.raises(ValueError, match=r"part: got h\.3\.mlp"):
         interpret.ablate(model.parameters, [Part("mlp", 3)])
+    with pytest.raises(ValueError, match="part: got the kind 'heads', expected one of head, attn, mlp, block"):
+        interpret.ablate(model.parameters, [Part("heads", 0, 1)])
+    with pytest.raises(ValueError, match="part: got the kind 'heads', expected one of head, attn, mlp, block"):
+        list(interpret.ablations(model, tokens, tokens, [Part("heads", 0, 1)]))
+    with pytest.raises(ValueError, match="kind: got 'Mean', expected one of zero, mean"):
+        next(interpret.ablations(model, tokens, tokens, kind="Mean"))
     with pytest.raises(ValueError, match="targets: got none"):
         next(interpret.ablations(model, tokens, np.full_like(tokens, -1)))
 
