@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from gpt_core.bench.budget_rule import budget_request
 from gpt_core.bridges.export import ExportResult, export_model
@@ -30,6 +30,7 @@ from gpt_core.home import expand_home
 from gpt_core.interpret.predictions import token_losses
 from gpt_core.kernels import compute_threads
 from gpt_core.kernels import threads as kernel_threads
+from gpt_core.kernels.arrays import as_ids
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters
@@ -436,22 +437,22 @@ class Model:
         """
         return export_model(self.bundle, format, expand_home(os.fspath(path)), number_type=type, progress=progress)
 
-    def logits(self, ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.float32]:
+    def logits(self, ids: ArrayLike) -> NDArray[np.float32]:
         """Return the logits of the token that follows each id. Shape: (T, V).
 
         Args:
             ids: Token ids (T,), at most the context length.
 
         Raises:
-            ValueError: There are no ids or too many, or one is not in the vocabulary.
+            ValueError: There are no ids or too many, or one is not an integer in the vocabulary.
         """
-        tokens = np.asarray(ids, dtype=np.int64)
+        tokens = as_ids(ids, "ids")
         vocab_size = self.settings.vocab_size
         if tokens.ndim != 1 or tokens.size == 0:
             raise ValueError(f"ids: got shape {tokens.shape}, expected (T,) with T of at least 1")
         if tokens.min() < 0 or tokens.max() >= vocab_size:
             raise ValueError(f"ids: got {tokens.min()} to {tokens.max()}, expected 0 to {vocab_size - 1}")
-        logits: NDArray[np.float32] = self._model().logits(tokens[None].astype(np.int32))[0]
+        logits: NDArray[np.float32] = self._model().logits(tokens[None])[0]
         return logits
 
     def token_losses(self, text: str) -> TokenLosses:

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike
 
 import gpt_core
 from gpt_core import api
@@ -324,10 +325,16 @@ def test_a_file_to_evaluate_may_begin_with_a_tilde_and_must_be_plain_text(
         model.evaluate("~/picture.png")
 
 
-@pytest.mark.parametrize("ids", [[], [300], [-1], [[1, 2]], [1] * 33])
-def test_logits_refuse_ids_that_do_not_fit(model: gpt_core.Model, ids: list[int]) -> None:
+@pytest.mark.parametrize("ids", [[], [300], [-1], [[1, 2]], [1] * 33, [1 << 40], [5.9], ["5"], [True], None])
+def test_logits_refuse_ids_that_do_not_fit(model: gpt_core.Model, ids: ArrayLike) -> None:
     with pytest.raises(ValueError, match="got"):
         model.logits(ids)
+
+
+def test_logits_take_integers_of_any_type(model: gpt_core.Model) -> None:
+    expected = model.logits([5, 6])
+    for ids in ((5, 6), range(5, 7), np.array([5, 0, 6], np.uint8)[::2], np.array([5, 6], np.int64)):
+        np.testing.assert_array_equal(model.logits(ids), expected)
 
 
 def test_the_model_names_its_size_and_step(model: gpt_core.Model) -> None:

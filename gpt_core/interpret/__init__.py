@@ -3,7 +3,7 @@
 Each is a function of a model (`gpt_core.model.gpt.GPT`) or its weights and of token ids (B, T); none changes the
 model's weights. They run the layers' own passes and read their buffers; `gpt_core.load(path).bundle.gpt()` is the model
 of a checkpoint. Training runs those of heads and health, at evaluations (`gpt_core.training.model_stats`). Those that
-take `tokens=None` read the buffers of the model's last batch.
+take `tokens=None` read the buffers of the model's last batch. Ids are integers of any type: an array or nested lists.
 """
 
 from gpt_core.interpret.ablation import (

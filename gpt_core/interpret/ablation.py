@@ -13,13 +13,13 @@ from typing import Literal, NamedTuple, get_args
 
 import msgspec
 import numpy as np
+from numpy.typing import ArrayLike
 
 from gpt_core.config.settings import ModelShape
 from gpt_core.errors import shown
 from gpt_core.interpret.activations import run
-from gpt_core.kernels.arrays import Array, widened
+from gpt_core.kernels.arrays import Array, as_ids, widened
 from gpt_core.model.gpt import GPT
-from gpt_core.model.layers.layer import Ids
 from gpt_core.model.parameters import Parameters
 from gpt_core.progress import Progress, ignore_progress
 
@@ -87,7 +87,7 @@ def all_parts(shape: ModelShape) -> list[Part]:
     ]  # fmt: skip
 
 
-def mean_outputs(model: GPT, tokens: Ids) -> MeanOutputs:
+def mean_outputs(model: GPT, tokens: ArrayLike) -> MeanOutputs:
     """Return the means over a batch that `ablate` puts in the place of a part.
 
     Args:
@@ -128,7 +128,7 @@ def ablate(parameters: Parameters, parts: Iterable[Part], means: MeanOutputs | N
 
 
 def ablations(
-    model: GPT, tokens: Ids, targets: Ids, parts: Sequence[Part] | None = None, kind: AblationKind = "zero"
+    model: GPT, tokens: ArrayLike, targets: ArrayLike, parts: Sequence[Part] | None = None, kind: AblationKind = "zero"
 ) -> Iterator[Ablation]:
     """Yield the effect of each part alone on the loss of a batch, one forward pass per part.
 
@@ -158,7 +158,7 @@ def ablations(
 
 
 def joint_ablation(
-    model: GPT, tokens: Ids, targets: Ids, parts: Sequence[Part], progress: Progress = ignore_progress
+    model: GPT, tokens: ArrayLike, targets: ArrayLike, parts: Sequence[Part], progress: Progress = ignore_progress
 ) -> float:  # fmt: skip
     """Return the change of the mean loss of a batch without all of some parts at once (zero ablation).
 
@@ -178,9 +178,9 @@ def joint_ablation(
     return changed - _mean_loss(model, tokens, targets)
 
 
-def _mean_loss(model: GPT, tokens: Ids, targets: Ids) -> float:
+def _mean_loss(model: GPT, tokens: ArrayLike, targets: ArrayLike) -> float:
     """Return the mean loss over the targets. Raises ValueError if there is none."""
-    sums = model.evaluate(tokens, targets)
+    sums = model.evaluate(as_ids(tokens), as_ids(targets, "targets"))
     if not sums.targets:
         raise ValueError("targets: got none, expected at least one id that is not -1")
     return sums.loss_sum / sums.targets

@@ -12,13 +12,13 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from gpt_core.config.settings import ModelShape
-from gpt_core.kernels.arrays import Activations, Array, widened
+from gpt_core.kernels.arrays import Activations, Array, as_ids, widened
 from gpt_core.model.gpt import GPT
 from gpt_core.model.layers.attention import CausalSelfAttention
 from gpt_core.model.layers.block import Block
-from gpt_core.model.layers.layer import Ids
 from gpt_core.model.layers.linear import Linear
 
 Trace = dict[str, Array]
@@ -39,7 +39,7 @@ def activation_names(shape: ModelShape) -> list[str]:
     return [EMBEDDING, *blocks, FINAL_NORM, LOGITS]
 
 
-def trace(model: GPT, tokens: Ids | None = None, names: Collection[str] | None = None) -> Trace:
+def trace(model: GPT, tokens: ArrayLike | None = None, names: Collection[str] | None = None) -> Trace:
     """Return activations of a forward pass by name, as copies.
 
     The stages are those of GPT-2 (Radford et al. 2019); `h.0` is the first block. With other layers, norms are RMS
@@ -76,7 +76,7 @@ def trace(model: GPT, tokens: Ids | None = None, names: Collection[str] | None =
     return {name: _activation(model, name) for name in known if names is None or name in names}
 
 
-def attention(model: GPT, tokens: Ids | None = None, layers: Sequence[int] | None = None) -> Array:
+def attention(model: GPT, tokens: ArrayLike | None = None, layers: Sequence[int] | None = None) -> Array:
     """Return the attention probabilities (L, B, H, T, T), query by key.
 
     P = softmax(q kᵀ / sqrt(D)) over the keys up to the query's position (Vaswani et al. 2017). Each row sums to 1.
@@ -96,12 +96,12 @@ def attention(model: GPT, tokens: Ids | None = None, layers: Sequence[int] | Non
     return np.stack([attention_probabilities(blocks[layer].attn, model.shape) for layer in chosen])
 
 
-def run(model: GPT, tokens: Ids | None) -> None:
+def run(model: GPT, tokens: ArrayLike | None) -> None:
     """Run the model up to its head; without tokens, check that its buffers hold a batch. Raises ValueError."""
     if tokens is None:
         _ = model.batch  # raises ValueError
     else:
-        model.forward(tokens)
+        model.forward(as_ids(tokens))
 
 
 def attention_probabilities(layer: CausalSelfAttention, shape: ModelShape) -> Array:

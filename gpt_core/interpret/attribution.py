@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from gpt_core.kernels.arrays import Array
+from gpt_core.kernels.arrays import Array, as_ids
 from gpt_core.model.gpt import GPT
-from gpt_core.model.layers.layer import Ids
 from gpt_core.model.parameters import Parameters
 
 
-def attribution(model: GPT, tokens: Ids, next_tokens: Ids) -> Array:
+def attribution(model: GPT, tokens: ArrayLike, next_tokens: ArrayLike) -> Array:
     """Return gradient times input (B, T) of the log-probability of a chosen token after each sequence.
 
     a[t] = sum over the channels of x[t] · d log p / d x[t], with x the embedding of token and position (Shrikumar et
@@ -27,6 +27,7 @@ def attribution(model: GPT, tokens: Ids, next_tokens: Ids) -> Array:
     Raises:
         ValueError: The arrays do not fit together or the model.
     """
+    tokens, next_tokens = as_ids(tokens), as_ids(next_tokens, "next_tokens")
     if next_tokens.shape != tokens.shape[:1]:
         raise ValueError(f"next_tokens: got shape {next_tokens.shape}, expected one id per sequence of {tokens.shape}")
     targets = np.full(tokens.shape, -1, np.int32)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 
-from gpt_core.kernels.arrays import Array
+from gpt_core.kernels.arrays import Array, as_ids
 from gpt_core.model.layers.embedding import WTE
 from gpt_core.model.layers.layer import Ids
 from gpt_core.model.parameters import Parameters
@@ -39,9 +39,9 @@ class EmbeddingMap(NamedTuple):
 
 def neighbors(
     parameters: Parameters,
-    tokens: NDArray[np.integer],
+    tokens: ArrayLike,
     count: int = 8,
-    candidates: NDArray[np.integer] | None = None,
+    candidates: ArrayLike | None = None,
 ) -> Neighbors:
     """Return the tokens whose embeddings are nearest to those of `tokens`, by cosine similarity.
 
@@ -58,7 +58,8 @@ def neighbors(
         ValueError: An id is not in the vocabulary.
     """
     wte = parameters[WTE]
-    asked, others = np.asarray(tokens), np.arange(len(wte)) if candidates is None else np.asarray(candidates)
+    asked = as_ids(tokens)
+    others = as_ids(range(len(wte)) if candidates is None else candidates, "candidates")
     for name, ids in (("tokens", asked), ("candidates", others)):
         if ids.ndim != 1 or (ids.size and not 0 <= ids.min() <= ids.max() < len(wte)):
             raise ValueError(f"{name}: expected ids (N,) from 0 to {len(wte) - 1}")
@@ -67,10 +68,10 @@ def neighbors(
     cosines[is_same] = -np.inf
     count = min(count, int((~is_same).sum(axis=-1).min(initial=len(others))))
     order = np.argsort(-cosines, axis=-1, kind="stable")[:, :count]
-    return Neighbors(others[order].astype(np.int32), np.take_along_axis(cosines, order, axis=-1))
+    return Neighbors(others[order], np.take_along_axis(cosines, order, axis=-1))
 
 
-def embedding_map(parameters: Parameters, tokens: NDArray[np.integer]) -> EmbeddingMap:
+def embedding_map(parameters: Parameters, tokens: ArrayLike) -> EmbeddingMap:
     """Return the embeddings of tokens (N,), at least two, along their two directions of largest variance.
 
     Principal component analysis (Pearson 1901; Hotelling 1933): the eigenvectors of the covariance of the rows. The
@@ -79,7 +80,7 @@ def embedding_map(parameters: Parameters, tokens: NDArray[np.integer]) -> Embedd
     Raises:
         ValueError: There are fewer than two tokens or channels, or an id is not in the vocabulary.
     """
-    wte, ids = parameters[WTE], np.asarray(tokens)
+    wte, ids = parameters[WTE], as_ids(tokens)
     if ids.ndim != 1 or len(ids) < 2 or wte.shape[1] < 2 or not 0 <= ids.min() <= ids.max() < len(wte):
         raise ValueError(f"tokens: expected at least two ids from 0 to {len(wte) - 1}, and two channels")
     rows = wte[ids].astype(np.float64)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from gpt_core.interpret.activations import attention_probabilities, run
-from gpt_core.kernels.arrays import Array
+from gpt_core.kernels.arrays import Array, as_ids
 from gpt_core.model.gpt import GPT
-from gpt_core.model.layers.layer import Ids
 
 
 class HeadScores(NamedTuple):
@@ -29,7 +28,7 @@ class HeadScores(NamedTuple):
     entropy: Array
 
 
-def head_scores(model: GPT, tokens: Ids, repeated: Ids) -> HeadScores:
+def head_scores(model: GPT, tokens: ArrayLike, repeated: ArrayLike) -> HeadScores:
     """Return the scores of all heads on a text, and their induction scores on a sequence that repeats.
 
     With the attention P (`attention`), over the positions t > 0: the mean of P[t, t - 1], of P[t, 0], and of
@@ -44,6 +43,7 @@ def head_scores(model: GPT, tokens: Ids, repeated: Ids) -> HeadScores:
     Raises:
         ValueError: The tokens do not fit the model, or a sequence is too short.
     """
+    tokens = as_ids(tokens)
     if tokens.ndim != 2 or tokens.shape[1] < 2:
         raise ValueError(f"tokens: got shape {tokens.shape}, expected (B, T) with T of at least 2")
     induction = induction_scores(model, repeated)
@@ -59,7 +59,7 @@ def head_scores(model: GPT, tokens: Ids, repeated: Ids) -> HeadScores:
     return HeadScores(previous, first, induction, entropy)
 
 
-def induction_scores(model: GPT, repeated: Ids) -> Array:
+def induction_scores(model: GPT, repeated: ArrayLike) -> Array:
     """Return the induction score (L, H) of all heads: mean attention from a repeated token to its earlier successor.
 
     With P (`attention`) and a sequence of n tokens that is repeated, the mean over the second occurrences t of
@@ -73,8 +73,9 @@ def induction_scores(model: GPT, repeated: Ids) -> Array:
     Raises:
         ValueError: The tokens do not fit the model, or do not repeat.
     """
-    n = repeated.shape[-1] // 2
-    if repeated.ndim != 2 or n < 2 or not np.array_equal(repeated[:, :n], repeated[:, n:]):
+    repeated = as_ids(repeated, "repeated")
+    n = repeated.shape[-1] // 2 if repeated.ndim == 2 else 0
+    if n < 2 or not np.array_equal(repeated[:, :n], repeated[:, n:]):
         raise ValueError(f"repeated: got shape {repeated.shape}, expected (B, 2 n), n >= 2, with two equal halves")
     run(model, repeated)
     second = np.arange(n, 2 * n)
@@ -84,9 +85,7 @@ def induction_scores(model: GPT, repeated: Ids) -> Array:
     ])  # fmt: skip
 
 
-def repeated_tokens(
-    candidates: NDArray[np.integer], length: int, *, sequences: int = 4, seed: int = 0
-) -> NDArray[np.int32]:
+def repeated_tokens(candidates: ArrayLike, length: int, *, sequences: int = 4, seed: int = 0) -> NDArray[np.int32]:
     """Return random sequences, each repeated once (B, 2 n): a text with no other pattern than its repetition.
 
     Args:
@@ -96,7 +95,7 @@ def repeated_tokens(
         sequences: Number of sequences (B).
         seed: Random seed.
     """
-    random = np.random.default_rng(seed)
+    candidates, random = as_ids(candidates, "candidates"), np.random.default_rng(seed)
     enough = len(candidates) >= length
     rows = [random.choice(candidates, size=length, replace=not enough) for _ in range(sequences)]
-    return np.tile(np.stack(rows), (1, 2)).astype(np.int32)
+    return np.tile(np.stack(rows), (1, 2))

@@ -6,11 +6,11 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from gpt_core.interpret.activations import run
 from gpt_core.kernels.arrays import Array
 from gpt_core.model.gpt import GPT
-from gpt_core.model.layers.layer import Ids
 from gpt_core.model.parameters import Parameters
 
 
@@ -55,7 +55,7 @@ def weight_stats(
     ]  # fmt: skip
 
 
-def dead_units(model: GPT, tokens: Ids | None = None) -> Array:
+def dead_units(model: GPT, tokens: ArrayLike | None = None) -> Array:
     """Return the fraction of each layer's MLP units that never fire on a batch (L,).
 
     A unit fires where its value before the activation is positive; GELU passes almost nothing of negative values

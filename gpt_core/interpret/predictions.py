@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from gpt_core.interpret.activations import residual_logits, residual_places, run
 from gpt_core.kernels import cross_entropy
-from gpt_core.kernels.arrays import Array
+from gpt_core.kernels.arrays import Array, as_ids
 from gpt_core.model.gpt import GPT
 from gpt_core.model.layers.layer import Ids
 from gpt_core.progress import Progress, ignore_progress
@@ -49,7 +49,7 @@ class Lens(NamedTuple):
     probabilities: Array
 
 
-def token_losses(model: GPT, tokens: Ids) -> Array:
+def token_losses(model: GPT, tokens: ArrayLike) -> Array:
     """Return the loss of each token but the first of a sequence, in nats (B, T - 1).
 
     loss = log(sum(exp(logits))) - logits[token], the cross-entropy of the prediction from the tokens before it. Divided
@@ -63,12 +63,15 @@ def token_losses(model: GPT, tokens: Ids) -> Array:
     Raises:
         ValueError: The tokens do not fit the model.
     """
-    inputs, targets = tokens[:, :-1], tokens[:, 1:]
-    model.evaluate(np.ascontiguousarray(inputs), np.ascontiguousarray(targets))
+    tokens = as_ids(tokens)
+    if tokens.ndim != 2 or tokens.shape[1] < 2:
+        raise ValueError(f"tokens: got shape {tokens.shape}, expected (B, T) with T of at least 2")
+    inputs, targets = as_ids(tokens[:, :-1]), as_ids(tokens[:, 1:])
+    model.evaluate(inputs, targets)
     return model.transformer.head.losses.reshape(inputs.shape).copy()
 
 
-def next_tokens(model: GPT, tokens: Ids, count: int = 8) -> NextTokens:
+def next_tokens(model: GPT, tokens: ArrayLike, count: int = 8) -> NextTokens:
     """Return the `count` most probable tokens after each position, and how well each prediction fits the text.
 
     p = softmax(logits); entropy = -sum(p ln p) (Shannon 1948).
@@ -81,6 +84,7 @@ def next_tokens(model: GPT, tokens: Ids, count: int = 8) -> NextTokens:
     Raises:
         ValueError: The tokens do not fit the model.
     """
+    tokens = as_ids(tokens)
     run(model, tokens)
     (B, T), K = tokens.shape, min(count, model.shape.vocab_size)
     ids, probabilities = np.empty((B * T, K), np.int32), np.empty((B * T, K), np.float32)
@@ -102,7 +106,7 @@ def next_tokens(model: GPT, tokens: Ids, count: int = 8) -> NextTokens:
     )  # fmt: skip
 
 
-def text_predictions(model: GPT, ids: Ids, count: int = 8, progress: Progress = ignore_progress) -> NextTokens:
+def text_predictions(model: GPT, ids: ArrayLike, count: int = 8, progress: Progress = ignore_progress) -> NextTokens:
     """Return the predictions of a text of any length, as a batch of one sequence; see `next_tokens`.
 
     A text that is longer than the context is read in windows of the context's length, each half a window after the one
@@ -117,13 +121,17 @@ def text_predictions(model: GPT, ids: Ids, count: int = 8, progress: Progress = 
     Raises:
         ValueError: The ids do not fit the model, there are none, or the context holds no two of them.
     """
-    N, T = len(ids), model.shape.seq_len
+    ids, T = as_ids(ids, "ids"), model.shape.seq_len
+    N = len(ids) if ids.ndim == 1 else 0
     if N < 1 or min(N, 2) > T:
-        raise ValueError(f"ids: got {N} in a context of {T}, expected at least 1, and a context of 2 for more")
+        raise ValueError(
+            f"ids: got shape {ids.shape} in a context of {T}, expected (N,) with N of at least 1; of 2 or more "
+            "in a context of at least 2"
+        )
     parts: list[tuple[NDArray[Any], ...]] = []
     for start in range(0, max(1, N - T + T // 2), max(1, T // 2)):
         progress("reading the text", start / N)
-        window = np.ascontiguousarray(ids[start : start + T])[None]
+        window = ids[None, start : start + T]
         found = next_tokens(model, window, count)
         is_last = start + T >= N
         first, size = 0 if start == 0 else T - 1 - T // 2, window.shape[1]
@@ -133,7 +141,9 @@ def text_predictions(model: GPT, ids: Ids, count: int = 8, progress: Progress = 
     return NextTokens(*(np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True)))
 
 
-def logit_lens(model: GPT, tokens: Ids | None = None, count: int = 1, positions: Sequence[int] | None = None) -> Lens:
+def logit_lens(
+    model: GPT, tokens: ArrayLike | None = None, count: int = 1, positions: Sequence[int] | None = None
+) -> Lens:
     """Return what the residual stream at each place would predict: final norm and head applied to it.
 
     p = softmax(ln_f(x) wteᵀ) for the stream x at each place (nostalgebraist 2020, "interpreting GPT: the logit lens").
@@ -164,7 +174,7 @@ def logit_lens(model: GPT, tokens: Ids | None = None, count: int = 1, positions:
     return Lens([place.name for place in places], ids.reshape(shape), probabilities.reshape(shape))
 
 
-def lens_logits(model: GPT, place: str, tokens: Ids | None = None) -> Array:
+def lens_logits(model: GPT, place: str, tokens: ArrayLike | None = None) -> Array:
     """Return the logits (B, T, V) of the residual stream at one place; see `logit_lens`.
 
     Args:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 Array = NDArray[np.float32]
 Activations = NDArray[np.float32] | NDArray[np.uint16]
@@ -28,6 +28,25 @@ def empty(*shape: int, dtype: DTypeLike = np.float32) -> NDArray[Any]:
 def zeros(*shape: int, dtype: DTypeLike = np.float32) -> NDArray[Any]:
     """Return an aligned array of zeros."""
     return _aligned(np.zeros, shape, dtype)
+
+
+def as_ids(ids: ArrayLike, name: str = "tokens") -> NDArray[np.int32]:
+    """Return token ids as the kernels take them: int32 and C-contiguous. Other arrays and sequences are copied.
+
+    Args:
+        ids: Integers of any type and shape.
+        name: Name of the argument, for the error message.
+
+    Raises:
+        ValueError: They are not integers, or not in int32.
+    """
+    given = np.asarray(ids)
+    if given.size and given.dtype.kind not in "iu":
+        raise ValueError(f"{name}: got values of type {given.dtype.type.__name__}, expected integers")
+    found = np.asarray(given, np.int32, order="C")
+    if given.dtype != np.int32 and not np.array_equal(found, given):
+        raise ValueError(f"{name}: got {given.min()} to {given.max()}, expected token ids")
+    return found
 
 
 def widened(values: NDArray[Any]) -> Array:

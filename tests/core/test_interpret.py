@@ -124,6 +124,41 @@ def test_without_tokens_and_a_last_batch_there_is_an_error(model):
             function(model)
 
 
+READERS = {
+    "trace": lambda model, ids: interpret.trace(model, ids, ["logits"])["logits"],
+    "attention": interpret.attention,
+    "token_losses": interpret.token_losses,
+    "next_tokens": lambda model, ids: interpret.next_tokens(model, ids).ids,
+    "text_predictions": lambda model, ids: interpret.text_predictions(model, ids[0]).ids,
+    "logit_lens": lambda model, ids: interpret.logit_lens(model, ids).ids,
+    "lens_logits": lambda model, ids: interpret.lens_logits(model, "h.0.out", ids),
+    "head_scores": lambda model, ids: interpret.head_scores(model, ids, REPEATED).entropy,
+    "induction_scores": lambda model, ids: interpret.induction_scores(model, [[*row, *row] for row in ids]),
+    "mean_outputs": lambda model, ids: interpret.mean_outputs(model, ids).heads,
+    "ablations": lambda model, ids: next(interpret.ablations(model, ids, ids)).loss,
+    "joint_ablation": lambda model, ids: interpret.joint_ablation(model, ids, ids, [Part("mlp", 0)]),
+    "dead_units": interpret.dead_units,
+    "attribution": lambda model, ids: interpret.attribution(model, ids, [row[0] for row in ids]),
+    "neighbors": lambda model, ids: interpret.neighbors(model.parameters, ids[0], 2, ids[1]).ids,
+    "embedding_map": lambda model, ids: interpret.embedding_map(model.parameters, ids[0]).coordinates,
+    "repeated_tokens": lambda model, ids: interpret.repeated_tokens(ids[0], 3),
+}
+REPEATED = np.array([[1, 2, 3, 1, 2, 3]], np.int32)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_ids_may_be_integers_of_any_type_and_nothing_else(name, model, tokens):
+    read, ids = READERS[name], tokens[:, : T // 2]  # half of a row each: not contiguous
+    expected = read(model, np.ascontiguousarray(ids))
+    for same in (ids, ids.astype(np.int64), ids.astype(np.uint16), ids.tolist()):
+        np.testing.assert_array_equal(read(model, same), expected)
+    for other in (ids + 0.5, ids.astype(str), ids > 3):
+        with pytest.raises(ValueError, match=r"got values of type (float64|str_|bool), expected integers"):
+            read(model, other)
+    with pytest.raises(ValueError, match=r"got .* to 4294967296, expected token ids"):
+        read(model, np.full(ids.shape, 1 << 32))
+
+
 def test_attention_equals_the_reference_and_its_rows_sum_to_1(model, tokens, expected):
     found = interpret.attention(model, tokens)
     wanted = np.stack([probabilities_of(block["qkv"]) for block in expected[2]])
