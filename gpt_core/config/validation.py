@@ -169,7 +169,7 @@ def toml_value(value: object) -> str:
 def checked(key: str, value: object, source: str = "") -> object:
     """Return the value of a setting, if the setting may have it; a path with a leading `~` expanded.
 
-    Every number has bounds, so all of them are finite.
+    Every number has bounds, so all of them are finite. A NumPy number becomes a Python number.
 
     Args:
         key: Name of the setting.
@@ -182,6 +182,8 @@ def checked(key: str, value: object, source: str = "") -> object:
     where = f" (from {source})" if source else ""
     if key not in fields():
         raise ConfigError(f"{unknown_name('setting', key, fields())}{where}")
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        value = value.item()
     try:
         stored = GROUP_RATES[0] if key == LEARNING_RATE else key
         accepted = getattr(msgspec.convert({stored: value}, Settings), stored)

@@ -4,6 +4,7 @@ import tomllib
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from msgspec import inspect
 
@@ -94,6 +95,18 @@ def test_an_unknown_setting_is_answered_with_the_closest_one(tmp_path, typed, me
     ):
         assert f"'{typed}'" in message
         assert f"did you mean {meant}?" in message
+
+
+@pytest.mark.parametrize("given", [np.float64(0.5), np.float32(0.5), np.int64(1), np.uint8(1), np.array(1)])
+def test_numpy_numbers_are_settings_as_python_numbers_are(given):
+    accepted = checked("temperature", given)
+    assert (accepted, isinstance(accepted, float)) == (given.item(), True)
+    assert checked("top_k", np.int64(3)) == 3
+    assert checked("hold_out", np.bool_(True)) is True
+    with pytest.raises(ConfigError, match="top_k: got -1, expected a whole number of at least 0"):
+        checked("top_k", np.int64(-1))
+    with pytest.raises(ConfigError, match=r"top_k: got 1\.5, expected a whole number"):
+        checked("top_k", np.float64(1.5))
 
 
 def test_an_unknown_setting_similar_to_none_refers_to_the_list():
