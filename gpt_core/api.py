@@ -22,6 +22,7 @@ from gpt_core.bridges.importing import import_checkpoint
 from gpt_core.config.resolve import read_overrides
 from gpt_core.config.settings import Settings
 from gpt_core.config.validation import checked, parsed
+from gpt_core.errors import ConfigError, shown
 from gpt_core.formats.bundle import load_bundle
 from gpt_core.formats.training_state import TrainingState
 from gpt_core.generation.generator import Generator, prompt_bytes, with_bos
@@ -352,7 +353,7 @@ class Model:
         Arguments that are None have the values of the model's settings.
 
         Raises:
-            ConfigError: An argument is out of bounds.
+            ConfigError: An argument is out of bounds or of the wrong type.
         """
         return "".join(
             self.stream(
@@ -375,13 +376,14 @@ class Model:
         """Yield the text of `generate` in pieces, as they are generated. The arguments are the same."""
         given = {
             "max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p,
-            "repetition_penalty": repetition_penalty,
+            "repetition_penalty": repetition_penalty, "seed": seed,
         }  # fmt: skip
         values = {name: checked(name, value, "argument") for name, value in given.items() if value is not None}
-        sampling = msgspec.structs.replace(Sampling.from_settings(self.settings), **values)
+        settings, text = msgspec.structs.replace(self.settings, **values), checked_text("prompt", prompt)
         if self._stored is None:
             self._stored = StoredWeights(self.parameters, self.settings.weights)
-        return Generator(self._stored, self.tokenizer, seed=seed).generate(prompt, sampling)
+        generator = Generator(self._stored, self.tokenizer, seed=None if seed is None else settings.seed)
+        return generator.generate(text, Sampling.from_settings(settings))
 
     def evaluate(
         self,
@@ -463,9 +465,14 @@ class Model:
 
         Args:
             text: Text, as one document without its end.
+
+        Raises:
+            ConfigError: The text is no string.
         """
         tokenizer, T = self.tokenizer, self.settings.seq_len
-        ids = np.array(with_bos(tokenizer, tokenizer.encode(prompt_bytes(text)).tolist()), np.int32)
+        ids = np.array(
+            with_bos(tokenizer, tokenizer.encode(prompt_bytes(checked_text("text", text))).tolist()), np.int32
+        )
         windows = [ids[None, first : first + T + 1] for first in range(0, len(ids) - 1, T)]
         losses = [token_losses(self._model(), window)[0] for window in windows]
         return TokenLosses(ids[1:], np.concatenate([np.empty(0, np.float32), *losses]))
@@ -474,3 +481,11 @@ class Model:
         if self._gpt is None:
             self._gpt = self.bundle.gpt()
         return self._gpt
+
+
+def checked_text(name: str, value: object) -> str:
+    """Return the text of an argument. Raises ConfigError for anything but a string."""
+    if not isinstance(value, str):
+        hint = "; decode bytes first" if isinstance(value, bytes) else ""
+        raise ConfigError(f"{name}: got {shown(value)}, expected text{hint} (from argument)")
+    return value

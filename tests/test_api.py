@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import gzip
 import signal
+import re
 import subprocess
 import sys
 import threading
@@ -244,6 +245,29 @@ def test_generation_with_a_seed_is_reproducible_and_streams_the_same_text(model:
 def test_generation_refuses_an_argument_out_of_bounds(model: gpt_core.Model) -> None:
     with pytest.raises(ConfigError, match="top_p"):
         model.stream("It was", top_p=0.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seed": -1}, "seed: got -1, expected a whole number of at least 0"),
+        ({"seed": "a"}, "seed: got 'a', expected a whole number"),
+        ({"seed": 1.5}, "seed: got 1.5, expected a whole number"),
+        ({"prompt": b"It"}, "prompt: got b'It', expected text; decode bytes first"),
+        ({"prompt": None}, "prompt: got None, expected text"),
+    ],
+)
+def test_generation_refuses_a_wrong_seed_or_prompt(
+    model: gpt_core.Model, arguments: dict[str, object], message: str
+) -> None:
+    for generate in (model.generate, model.stream):
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            generate(**({"prompt": "It"} | arguments))  # type: ignore[operator]
+
+
+def test_losses_are_those_of_a_string(model: gpt_core.Model) -> None:
+    with pytest.raises(ConfigError, match="text: got b'It', expected text"):
+        model.token_losses(b"It")  # type: ignore[arg-type]
 
 
 def test_evaluating_the_eval_text_gives_the_scores_of_the_run(
