@@ -285,7 +285,7 @@ class TokenLosses(NamedTuple):
 
 
 class Model:
-    """A trained model with its tokenizer. Use it from one thread at a time.
+    """A trained model with its tokenizer. Use it from one thread at a time. It can be copied and pickled.
 
     Attributes:
         bundle: Settings, parameters and tokenizer.
@@ -295,6 +295,9 @@ class Model:
         self.bundle = bundle
         self._gpt: GPT | None = None
         self._stored: StoredWeights | None = None
+
+    def __reduce__(self) -> tuple[type[Model], tuple[ModelBundle]]:
+        return type(self), (self.bundle,)
 
     def __repr__(self) -> str:
         shape = self.settings.shape

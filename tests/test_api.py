@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
+import copy
 import gzip
 import signal
+import pickle
 import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from gpt_core import api
 from gpt_core.errors import CheckpointError, ConfigError, CorpusError, GptError, RunExistsError
 from gpt_core.optim.optimizer import Optimizer
 from gpt_core.kernels import threads
+from gpt_core.kernels.arrays import ALIGNMENT
 from gpt_core.training.events import CheckpointSaved, EvalCompleted, RunFinished, RunStarted, StepCompleted
 from tests.core.training_samples import write_texts
 
@@ -365,6 +368,27 @@ def test_the_model_names_its_size_and_step(model: gpt_core.Model) -> None:
     assert repr(model) == "<Model custom 2 layers, 16 channels, step 6>"
     settings = msgspec.structs.replace(model.settings, layers=1)
     assert "1 layer," in repr(gpt_core.Model(replace(model.bundle, settings=settings)))
+
+
+@pytest.mark.parametrize("twin_of", [lambda model: pickle.loads(pickle.dumps(model)), copy.deepcopy])
+def test_a_copy_of_a_model_is_equal_and_independent(
+    model: gpt_core.Model, twin_of: Callable[[gpt_core.Model], gpt_core.Model]
+) -> None:
+    text = model.generate("It was", max_tokens=8, seed=1)
+    twin = twin_of(model)
+    assert (repr(twin), twin.settings, twin.scores) == (repr(model), model.settings, model.scores)
+    assert twin.generate("It was", max_tokens=8, seed=1) == text
+    np.testing.assert_array_equal(twin.logits([5, 6]), model.logits([5, 6]))
+    twin.parameters.flat.fill(0.0)
+    assert not any(tensor.any() for tensor in twin.parameters.tensors.values())
+    assert twin.parameters.flat.ctypes.data % ALIGNMENT == 0
+    assert model.parameters.flat.any()
+
+
+def test_a_result_can_be_pickled(trained: tuple[Path, gpt_core.TrainingResult]) -> None:
+    result = trained[1]
+    twin = pickle.loads(pickle.dumps(result))
+    assert replace(twin, model=result.model) == result
 
 
 @pytest.mark.parametrize("weights", ["bfloat16", "int8"])

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -103,11 +103,23 @@ class Parameters:
             start, end = end, end + _padded(spec.size, dtype)
             self._by_name[spec.name] = Segment(start, end, spec.lr_group, spec.decay, spec.name)
         self.segments = self.segments_without(frozenset())
-        self.flat: Array = zeros(end, dtype=dtype.storage)
+        self._use(zeros(end, dtype=dtype.storage))
+
+    def _use(self, flat: Array) -> None:
+        """Hold the values in this buffer."""
+        self.flat = flat
         self.tensors: dict[str, Array] = {}
         for spec in self.table:
             start = self._by_name[spec.name].start
-            self.tensors[spec.name] = self.flat[start : start + spec.size].reshape(spec.shape)
+            self.tensors[spec.name] = flat[start : start + spec.size].reshape(spec.shape)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name != "tensors"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._use(zeros(self.flat.size, dtype=self.flat.dtype))  # aligned, which a copied array is not
+        np.copyto(self.flat, state["flat"])
 
     def __getitem__(self, name: str) -> Array:
         return self.tensors[name]

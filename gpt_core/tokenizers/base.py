@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import ClassVar, Self
 
@@ -128,6 +128,9 @@ class BaseTokenizer(ABC):
     def body(self) -> bytes:
         """Return what `from_body` needs besides the vocabulary size."""
         return b""
+
+    def __reduce__(self) -> tuple[Callable[[bytes, int], Self], tuple[bytes, int]]:
+        return self.from_body, (self.body(), self.vocab_size)
 
     def to_bytes(self) -> bytes:
         """Serialize the tokenizer (see `gpt_core.tokenizers.storage`)."""

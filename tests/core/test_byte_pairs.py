@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import random
 import sys
 from pathlib import Path
@@ -96,11 +97,11 @@ def test_the_alphabet_is_that_of_gpt2() -> None:
     assert bytes_of("Ġthe") == b" the"
 
 
-def test_a_stored_tokenizer_encodes_as_the_one_that_was_stored() -> None:
-    again = tokenizers.from_bytes(TOKENIZER.to_bytes())
-    assert isinstance(again, BytePairTokenizer)
-    assert again.encode(WORLD).tolist() == TOKENIZER.encode(WORLD).tolist()
-    assert (again.sha256, again.EOS, again.BOS, again.special) == (TOKENIZER.sha256, EOS, EOS, TOKENIZER.special)
+def test_a_stored_or_pickled_tokenizer_encodes_as_the_original() -> None:
+    for again in (tokenizers.from_bytes(TOKENIZER.to_bytes()), pickle.loads(pickle.dumps(TOKENIZER))):
+        assert isinstance(again, BytePairTokenizer)
+        assert again.encode(WORLD).tolist() == TOKENIZER.encode(WORLD).tolist()
+        assert (again.sha256, again.EOS, again.BOS, again.special) == (TOKENIZER.sha256, EOS, EOS, TOKENIZER.special)
 
 
 # documents

@@ -1,4 +1,6 @@
+import copy
 import hashlib
+import pickle
 import random
 from pathlib import Path
 
@@ -218,9 +220,17 @@ def header(**changes):
     return {"format": "gpt-tui tokenizer", "version": 1, "mode": "pieces", "vocab_size": 300} | changes
 
 
-def test_a_stored_tokenizer_is_read_back_equal():
+@pytest.mark.parametrize(
+    "twin_of",
+    [
+        lambda tokenizer: tokenizers.from_bytes(tokenizer.to_bytes()),
+        lambda tokenizer: pickle.loads(pickle.dumps(tokenizer)),
+        copy.deepcopy,
+    ],
+)
+def test_a_stored_or_copied_tokenizer_is_read_back_equal(twin_of):
     for tokenizer in (small(), trained(WORLD), PieceTokenizer([], 260)):
-        again = tokenizers.from_bytes(tokenizer.to_bytes())
+        again = twin_of(tokenizer)
         assert (again.vocabulary, again.vocab_size, type(again)) == (
             tokenizer.vocabulary,
             tokenizer.vocab_size,
