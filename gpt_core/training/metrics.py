@@ -140,7 +140,7 @@ class MetricValues:
                 value = found.read(event)
                 if found.smoothed:
                     average, count = averages.get(found.name, (nan, 0))
-                    value = smooth(average, value, count)
-                    averages[found.name] = value, count + isfinite(found.read(event))
+                    averages[found.name] = smooth(average, value, count), count + isfinite(value)
+                    value = averages[found.name][0]
                 latest[found.name] = found.transform(value) if found.transform else value
         return MetricValues(latest, averages)

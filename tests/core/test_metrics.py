@@ -65,6 +65,16 @@ def test_the_train_loss_equals_the_smoothed_curve_of_the_app() -> None:
     assert values.latest["train_loss"] == Curve().with_values(places(events), losses).smoothed
 
 
+@pytest.mark.parametrize("smoothed", [False, True])
+def test_a_metric_is_read_once_per_event(smoothed: bool) -> None:
+    read: list[int] = []
+    probe = Metric(
+        "probe", "probe", "", "x", "fixed", StepCompleted, lambda e: (read.append(e.step), e.loss)[1], smoothed
+    )
+    MetricValues().updated([step(1, 5.0), step(2, nan), step(3, 4.0)], [probe])
+    assert read == [1, 2, 3]
+
+
 def test_the_train_loss_does_not_lag_behind_the_steep_decrease_of_the_first_steps() -> None:
     losses = [8.1 - 0.65 * log(number) for number in range(1, 201)]  # the decrease of a nano run
     averages = smooth_all(nan, losses, 0)
