@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from inspect import GEN_RUNNING, getgeneratorstate
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -135,14 +137,15 @@ def import_model(source: PathLike, output: PathLike | None = None, *, progress: 
 class TrainingRun(Iterator[AnyEvent]):
     """A training run: an iterator of events (`gpt_core.training.events`), from RunStarted to RunFinished.
 
-    `stop` and `save` may be called from the loop over the events, from other threads and from signal handlers. As a
-    context manager, the run is stopped and saved on exit; with `sync_every_steps`, an exit within a round keeps the
-    last checkpoint, and `stop` waits for the end of the round.
+    `stop` and `save` may be called from the loop over the events, from other threads and from signal handlers; `close`
+    from the loop and from other threads. As a context manager, the run is stopped and saved on exit; with
+    `sync_every_steps`, an exit within a round keeps the last checkpoint, and `stop` waits for the end of the round.
     """
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self._events = trainer.events()
+        self._advancing = threading.RLock()
         self._values = values_before(trainer.state)
         self._full_eval: FullEvalCompleted | None = None
         self._finished: RunFinished | None = None
@@ -152,16 +155,17 @@ class TrainingRun(Iterator[AnyEvent]):
         return self
 
     def __next__(self) -> AnyEvent:
-        with interrupts_held(self._trainer.requests.stop):
-            event = next(self._events)
-        self._values = self._values.updated((event,), metrics())
-        if isinstance(event, CheckpointSaved):
-            self._saved[event.kind] = Path(event.path)
-        elif isinstance(event, FullEvalCompleted):
-            self._full_eval = event
-        elif isinstance(event, RunFinished):
-            self._finished = event
-        return event
+        with self._advancing:
+            with interrupts_held(self._trainer.requests.stop):
+                event = next(self._events)
+            self._values = self._values.updated((event,), metrics())
+            if isinstance(event, CheckpointSaved):
+                self._saved[event.kind] = Path(event.path)
+            elif isinstance(event, FullEvalCompleted):
+                self._full_eval = event
+            elif isinstance(event, RunFinished):
+                self._finished = event
+            return event
 
     def __enter__(self) -> TrainingRun:
         return self
@@ -204,9 +208,24 @@ class TrainingRun(Iterator[AnyEvent]):
         self._trainer.requests.stop(save=save)
 
     def close(self) -> None:
-        """Stop the run if it has not ended, save it, and release its folder."""
-        self._events.close()
-        self._trainer.run.store.close()
+        """Stop the run if it has not ended, save it, and release its folder.
+
+        If another thread is within a step, the run is stopped at the end of that step; this waits for it.
+
+        Raises:
+            RuntimeError: This thread is within a step, which a signal handler has interrupted.
+        """
+        if not self._advancing.acquire(blocking=False):
+            if not self._trainer.requests.stopping:
+                self.stop()
+            self._advancing.acquire()
+        try:
+            if getgeneratorstate(self._events) == GEN_RUNNING:
+                raise RuntimeError("the run cannot be closed within a step: call stop() here, and close() after it")
+            self._events.close()
+            self._trainer.run.store.close()
+        finally:
+            self._advancing.release()
 
     def result(self) -> TrainingResult:
         """Run to the end and return the result.

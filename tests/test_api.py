@@ -28,6 +28,7 @@ from gpt_core.kernels import threads
 from gpt_core.kernels.arrays import ALIGNMENT
 from gpt_core.training.events import CheckpointSaved, EvalCompleted, RunFinished, RunStarted, StepCompleted
 from tests.core.training_samples import write_texts
+from tests.program import TIMEOUT_S
 
 TINY: dict[str, object] = {
     "d_model": 16, "hidden_size": 32, "vocab_size": 300, "num_heads": 2, "seq_len": 32, "layers": 2, "batch_size": 8,
@@ -207,6 +208,47 @@ def test_a_closed_run_is_saved_and_releases_its_folder(tmp_path: Path) -> None:
     assert gpt_core.load(tmp_path / "models" / "ckpt_latest.safetensors").step == 1
     tiny(tmp_path, overwrite=True).close()  # before its first event
     assert tiny(tmp_path, overwrite=True).result().step == 6
+
+
+def test_closing_a_run_while_another_thread_is_within_a_step_waits_for_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny(tmp_path, max_steps=1000)
+    trainer, in_step, may_end = run._trainer, threading.Event(), threading.Event()
+    take_step, seen = trainer._take_step, list[object]()
+
+    def held_step() -> object:
+        in_step.set()
+        may_end.wait(TIMEOUT_S)
+        return take_step()
+
+    monkeypatch.setattr(trainer, "_take_step", held_step)
+    iterating, closing = threading.Thread(target=lambda: seen.extend(run)), threading.Thread(target=run.close)
+    iterating.start()
+    assert in_step.wait(TIMEOUT_S)
+    closing.start()
+    while not trainer.requests.stopping and closing.is_alive():
+        pass
+    assert closing.is_alive()
+    may_end.set()
+    for thread in (iterating, closing):
+        thread.join(TIMEOUT_S)
+        assert not thread.is_alive()
+    with gpt_core.train(resume="newest", models_dir=tmp_path / "models") as resumed:  # the folder is free
+        assert resumed.step == run.step <= 1
+
+
+def test_a_run_is_not_closed_by_a_signal_handler_within_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tiny(tmp_path)
+    take_step = run._trainer._take_step
+
+    def interrupted_step() -> object:
+        with pytest.raises(RuntimeError, match="cannot be closed within a step"):
+            run.close()
+        return take_step()
+
+    monkeypatch.setattr(run._trainer, "_take_step", interrupted_step)
+    assert run.result().step == 6
 
 
 @pytest.mark.parametrize(
