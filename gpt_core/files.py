@@ -67,6 +67,13 @@ def exists(path: Path) -> bool:
         return False
 
 
+def folder_problem(path: Path) -> str:
+    """Return "is a file, expected a folder" or the like, "" if there is a folder or nothing at `path`."""
+    if os.path.isdir(path) or not os.path.lexists(path):
+        return ""
+    return f"is {'a file' if os.path.exists(path) else 'a broken link'}, expected a folder"
+
+
 def replace_file(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
     """Replace the contents of `path` by the concatenated chunks, completely or not at all.
 

@@ -166,11 +166,21 @@ class CheckpointStore:
         return Candidates(chat_candidates(listing), _damaged(listing))
 
     def load_for_resume(self) -> Loaded:
-        """Load the newest checkpoint that can be resumed; a damaged one is skipped for the next."""
+        """Load the newest checkpoint that can be resumed; a damaged one is skipped for the next.
+
+        Raises:
+            ConfigError: The folder is a file.
+        """
+        self._require_folder()
         return _load_first(self.find_for_resume(), optimizer_state=True)
 
     def load_for_chat(self) -> Loaded:
-        """Load the best model, else the newest checkpoint, without optimizer state; a damaged one is skipped."""
+        """Load the best model, else the newest checkpoint, without optimizer state; a damaged one is skipped.
+
+        Raises:
+            ConfigError: The folder is a file.
+        """
+        self._require_folder()
         return _load_first(self.find_for_chat(), optimizer_state=False)
 
     def space_warnings(self, settings: Settings) -> tuple[str, ...]:
@@ -202,10 +212,11 @@ class CheckpointStore:
             The names of the temporary files that were removed.
 
         Raises:
-            ConfigError: The folder cannot be written.
+            ConfigError: The folder is a file, or cannot be written.
             FolderInUseError: Another trainer holds the lock.
             RunExistsError: The folder contains checkpoints of another run, and `overwrite` is False.
         """
+        self._require_folder()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
@@ -359,6 +370,10 @@ class CheckpointStore:
         if replacement.has_journal(self.folder):
             replacement.settle(self.folder, _infos(self._all_files()))
         self.is_replacing = False
+
+    def _require_folder(self) -> None:
+        if problem := files.folder_problem(self.folder):
+            raise ConfigError(f"models_dir: {self.folder} {problem}; choose another with --models-dir")
 
     def _not_writable(self, error: OSError | ValueError) -> ConfigError:
         return ConfigError(

@@ -151,6 +151,7 @@ def load_checkpoint(resume: Path | Newest, models_dir: Path) -> tuple[Checkpoint
 
     Raises:
         CheckpointError: The file is missing, damaged or without optimizer state, or "newest" finds no valid checkpoint.
+        ConfigError: `models_dir` is a file.
     """
     if isinstance(resume, Path):
         checkpoint = read_checkpoint(resume)

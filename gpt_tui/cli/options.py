@@ -131,7 +131,12 @@ def load_model(options: Namespace, names: Sequence[str] = ()) -> ModelBundle:
 
 
 def load_chosen(options: Namespace) -> ModelBundle:
-    """Load the file of `--model`, else the best model of the folder, else its newest. Raises CheckpointError."""
+    """Load the file of `--model`, else the best model of the folder, else its newest.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, or it is damaged.
+        ConfigError: The folder is a file.
+    """
     if options.model is not None:
         return load_bundle(typed_path(options.model, "--model"))
     folder = typed_path(options.models_dir or Settings().models_dir, "--models-dir")

@@ -136,7 +136,7 @@ def cases_in(folder: Path, options: Namespace, overrides: Overrides) -> list[Cas
     """Return the cases of the race in a folder, which are written there when it starts.
 
     Raises:
-        ConfigError: The folder has another race, or cannot be written.
+        ConfigError: The folder has another race, is a file, or cannot be written.
         GptError: A setting is not valid.
     """
     requested = msgspec.json.decode(
@@ -144,6 +144,8 @@ def cases_in(folder: Path, options: Namespace, overrides: Overrides) -> list[Cas
             {"vary": options.vary, "steps": options.steps, "preset": overrides.preset, "settings": overrides.layers}
         )
     )
+    if problem := files.folder_problem(folder):
+        raise ConfigError(f"{folder} {problem}; choose another --models-dir")
     found = read_manifest(folder)
     if found is not None:
         if found.requested != requested:

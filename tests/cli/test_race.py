@@ -140,6 +140,12 @@ def test_another_race_in_the_folder_is_refused(capsys: pytest.CaptureFixture[str
     assert "race has another race; choose another folder with --models-dir" in capsys.readouterr().err
 
 
+def test_a_file_in_the_place_of_the_folder_of_a_race_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("race").write_text("")
+    assert race() == 2
+    assert "race is a file, expected a folder; choose another --models-dir" in capsys.readouterr().err
+
+
 @pytest.mark.essential
 @pytest.mark.parametrize(
     ("arguments", "message"),

@@ -58,13 +58,26 @@ def test_an_absent_folder_has_no_checkpoints(tmp_path):
     assert store.load_for_chat() == (None, [])
 
 
-@pytest.mark.parametrize("place", ["file/models", "file", "a\0b", "/proc/self/models"])
+@pytest.mark.parametrize("place", ["file/models", "a\0b", "/proc/self/models"])
 def test_a_folder_that_cannot_be_written_is_rejected_at_once(tmp_path, place, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(time, "sleep", None)  # nothing is waited for
     with pytest.raises(ConfigError, match="--models-dir") as caught:
         CheckpointStore(tmp_path / place).prepare("run-a", new_run=True)
     assert "cannot be written" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["file", "broken link"])
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path, kind):
+    path = tmp_path / "models"
+    if kind == "file":
+        path.write_text("")
+    else:
+        path.symlink_to("nothing")
+    store = CheckpointStore(path)
+    for use in (lambda: store.prepare("run-a", new_run=True), store.load_for_resume, store.load_for_chat):
+        with pytest.raises(ConfigError, match=f"models_dir: .*models is a {kind}, expected a folder; choose another"):
+            use()
 
 
 @pytest.mark.parametrize("call", ["open", "write", "fsync"])
