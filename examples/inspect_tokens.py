@@ -20,6 +20,8 @@ def main() -> None:
     model = gpt_core.load(options.checkpoint)
     tokenizer = model.tokenizer
     ids = with_bos(tokenizer, tokenizer.encode(options.text.encode()).tolist())[: model.settings.seq_len + 1]
+    if len(ids) < 2:
+        parser.error(f"text: got {options.text!r}, expected a longer text: there is no token to predict")
     logits = model.logits(ids[:-1]).astype(np.float64)  # (T, V): row t scores the token after ids[t]
     probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))  # softmax, shifted so that exp cannot overflow
     probabilities /= probabilities.sum(axis=1, keepdims=True)

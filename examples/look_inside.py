@@ -21,6 +21,8 @@ def main() -> None:
     bundle = gpt_core.load(options.checkpoint).bundle
     model, tokenizer, describe = bundle.gpt(), bundle.tokenizer, bundle.tokenizer.describe
     ids = with_bos(tokenizer, tokenizer.encode(options.text.encode()).tolist())[: model.shape.seq_len]
+    if len(ids) < 2:
+        parser.error(f"text: got {options.text!r}, expected a longer text: there is no token to predict")
     tokens = np.array([ids], np.int32)  # (B, T)
 
     print("after             next token")

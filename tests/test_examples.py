@@ -28,12 +28,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(folder: Path, script: str, *arguments: str) -> str:
     """Run an example in a folder and return what it printed."""
-    command = [sys.executable, str(EXAMPLES / script), *arguments]
-    done = subprocess.run(
-        command, cwd=folder, env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True, check=False
-    )
+    done = started(folder, script, *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
+
+
+def started(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run an example in a folder to its end, whatever that is."""
+    command = [sys.executable, str(EXAMPLES / script), *arguments]
+    return subprocess.run(
+        command, cwd=folder, env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True, check=False
+    )
 
 
 def test_generating_prints_a_continuation_per_temperature(folder: Path) -> None:
@@ -68,6 +73,14 @@ def test_looking_inside_prints_layers_heads_and_tokens(folder: Path) -> None:
     changes = [float(line.split()[-1]) for line in heads.splitlines()[1:]]
     assert changes == sorted(changes, reverse=True)
     assert "".join(line.split()[0] for line in tokens.splitlines()[1:]).replace("␣", " ") == "<bos>It was"
+
+
+@pytest.mark.parametrize("script", ["inspect_tokens.py", "look_inside.py"])
+def test_an_empty_text_is_refused_in_one_line(folder: Path, script: str) -> None:
+    done = started(folder, script, "model/ckpt_latest.safetensors", "")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].startswith(f"{script}: error: text: got '', expected a longer text")
+    assert "Traceback" not in done.stderr
 
 
 def test_own_parts_are_trained_with(folder: Path) -> None:
