@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 import copy
 import gzip
-import signal
 import pickle
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -23,9 +23,9 @@ from numpy.typing import ArrayLike
 import gpt_core
 from gpt_core import api
 from gpt_core.errors import CheckpointError, ConfigError, CorpusError, GptError, RunExistsError
-from gpt_core.optim.optimizer import Optimizer
 from gpt_core.kernels import threads
 from gpt_core.kernels.arrays import ALIGNMENT
+from gpt_core.optim.optimizer import Optimizer
 from gpt_core.training.events import CheckpointSaved, EvalCompleted, RunFinished, RunStarted, StepCompleted
 from tests.core.training_samples import write_texts
 from tests.program import TIMEOUT_S
