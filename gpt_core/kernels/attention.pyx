@@ -46,7 +46,7 @@ from gpt_core.kernels.gemm cimport (
     in_tiles, pack, pack_row, pack_transposed, packed_rows, packed_size, packed_slice,
 )
 from gpt_core.kernels.random_masks cimport factor_of, random_bits, row_key, threshold_of
-from gpt_core.kernels.shapes cimport check_equal, check_positive
+from gpt_core.kernels.shapes cimport check_adjacent, check_equal, check_positive, leading_dimension
 from gpt_core.kernels.threads cimport threads_for
 
 cdef enum:
@@ -158,7 +158,10 @@ def forward(
     """
     cdef Py_ssize_t B = q.shape[0], Tq = q.shape[1], C = q.shape[2], Tk = k.shape[1], H = lse.shape[1]
     cdef Py_ssize_t item, b, h, D = C // max(H, 1), size = sizeof(stored)
-    cdef Py_ssize_t ldq = q.strides[1] // size, ldk = k.strides[1] // size, ldv = v.strides[1] // size
+    cdef Py_ssize_t ldq = leading_dimension(Tq, C, q.strides[1], size)
+    cdef Py_ssize_t ldk = leading_dimension(Tk, C, k.strides[1], size)
+    cdef Py_ssize_t ldv = leading_dimension(Tk, C, v.strides[1], size)
+    cdef Py_ssize_t ldo = leading_dimension(Tq, C, out.strides[1], size)
     cdef Format format = format_of(bfloat16 and (Tk - Tq) % 2 == 0)  # a slot holds two keys of one block
     cdef Format memory = BFLOAT16 if stored is uint16_t else FLOAT32
     cdef int team = min(threads_for(2 * B * C * Tq * Tk), <int>workspace.shape[0])
@@ -174,7 +177,7 @@ def forward(
         h = item % H
         _forward_head(
             Head(format, memory, Tq, Tk, D, &q[b, 0, h * D], &k[b, 0, h * D], &v[b, 0, h * D], ldq, ldk, ldv),
-            &out[b, 0, h * D], out.strides[1] // size, &lse[b, h, 0], &workspace[threadid(), 0],
+            &out[b, 0, h * D], ldo, &lse[b, h, 0], &workspace[threadid(), 0],
             _dropout_of(dropout, dropout_key, ((first_sequence + b) * H + h) * Tk + Tk - Tq),
         )
 
@@ -212,7 +215,9 @@ def backward(
     """
     cdef Py_ssize_t B = q.shape[0], T = q.shape[1], C = q.shape[2], H = lse.shape[1]
     cdef Py_ssize_t item, b, h, D = C // max(H, 1), size = sizeof(stored)
-    cdef Py_ssize_t ldq = q.strides[1] // size, ldk = k.strides[1] // size, ldv = v.strides[1] // size
+    cdef Py_ssize_t ldq = leading_dimension(T, C, q.strides[1], size)
+    cdef Py_ssize_t ldk = leading_dimension(T, C, k.strides[1], size)
+    cdef Py_ssize_t ldv = leading_dimension(T, C, v.strides[1], size)
     cdef Format format = format_of(bfloat16), memory = BFLOAT16 if stored is uint16_t else FLOAT32
     cdef int team = min(threads_for(5 * B * C * T * T), <int>workspace.shape[0])
     _check_shapes(B, T, T, C, H, q.shape, k.shape, v.shape, out.shape, lse.shape, workspace)
@@ -277,7 +282,7 @@ cdef int _check_shape(str what, const Py_ssize_t *shape, Py_ssize_t d0, Py_ssize
 
 cdef int _check_rows(str what, const Py_ssize_t *shape, const Py_ssize_t *strides, Py_ssize_t size) except -1:
     """The channels of a row must be contiguous, and the rows in order without overlap."""
-    check_equal(f"attention: bytes between channels of {what}", strides[2], size)
+    check_adjacent(f"attention: bytes between channels of {what}", shape[2], strides[2], size)
     if strides[1] < shape[2] * size and shape[1] > 1:
         raise ValueError(f"attention: got {strides[1]} bytes between rows of {what}, expected at least {shape[2] * size}")
     return 0
@@ -303,7 +308,8 @@ cdef int _check_gradient(
     Py_ssize_t size,
 ) except -1:
     _check_rows(what, shape, strides, size)
-    check_equal(f"attention: bytes between rows of {what}", strides[1], input_strides[1])
+    if shape[1] > 1:
+        check_equal(f"attention: bytes between rows of {what}", strides[1], input_strides[1])
     return 0
 
 

@@ -8,7 +8,7 @@ from cython.parallel cimport prange
 from libc.stdint cimport int8_t, uint16_t
 
 from gpt_core.kernels.bfloat16 cimport bfloat16_bits, bfloat16_value
-from gpt_core.kernels.shapes cimport check_equal
+from gpt_core.kernels.shapes cimport check_adjacent, check_equal
 from gpt_core.kernels.threads cimport threads_for
 
 cdef extern from "panel_product.h":
@@ -34,7 +34,7 @@ def to_bfloat16(
     cdef Py_ssize_t R = out.shape[0], C = out.shape[1], r
     check_equal("to_bfloat16: rows", x.shape[0], R)
     check_equal("to_bfloat16: columns", x.shape[1], C)
-    check_equal("to_bfloat16: bytes between columns of x", x.strides[1], sizeof(float))
+    check_adjacent("to_bfloat16: bytes between columns of x", C, x.strides[1], sizeof(float))
     if C > 0:
         for r in prange(R, nogil=True, schedule="static", num_threads=threads_for(R * C)):
             _round_row(&out[r, 0], &x[r, 0], C)
@@ -55,7 +55,7 @@ def from_bfloat16(
     cdef Py_ssize_t R = out.shape[0], C = out.shape[1], r
     check_equal("from_bfloat16: rows", bits.shape[0], R)
     check_equal("from_bfloat16: columns", bits.shape[1], C)
-    check_equal("from_bfloat16: bytes between columns of bits", bits.strides[1], sizeof(uint16_t))
+    check_adjacent("from_bfloat16: bytes between columns of bits", C, bits.strides[1], sizeof(uint16_t))
     if C > 0:
         for r in prange(R, nogil=True, schedule="static", num_threads=threads_for(R * C)):
             _widen_row(&out[r, 0], &bits[r, 0], C)

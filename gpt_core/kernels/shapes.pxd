@@ -14,6 +14,18 @@ cdef inline int check_positive(str what, Py_ssize_t got) except -1:
     return 0
 
 
+cdef inline int check_adjacent(str what, Py_ssize_t length, Py_ssize_t stride, Py_ssize_t size) except -1:
+    """Raise ValueError unless the elements of a dimension are adjacent. The stride of a single one has no meaning."""
+    if length > 1:
+        check_equal(what, stride, size)
+    return 0
+
+
+cdef inline Py_ssize_t leading_dimension(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t stride, Py_ssize_t size) noexcept:
+    """Return the distance between rows in elements. The stride of a single row has no meaning: its length instead."""
+    return stride // size if rows > 1 else columns
+
+
 cdef inline int check_product(
     const Py_ssize_t *c,
     Py_ssize_t rows_a,

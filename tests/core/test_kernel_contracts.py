@@ -399,6 +399,36 @@ def test_attention_rejects_rows_that_overlap_or_are_reversed() -> None:
             attention.forward(out, lse, x, rows, x, workspace)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.uint16])
+@pytest.mark.parametrize(("B", "T", "C"), [(3, 5, 1), (3, 1, 4), (1, 5, 4)])
+def test_attention_ignores_the_strides_of_dimensions_of_one_element(dtype, B, T, C):
+    if dtype is np.uint16 and not gemm.stores_bfloat16():
+        pytest.skip("BLAS computes the products, of float32 arrays")
+    random, lse = np.random.default_rng(0), f(B, 1, T)
+    bits = random.normal(size=(4, B, T, C)).astype(np.float32).view(np.uint32) >> np.uint32(16)
+    d_out, *qkv = bits.astype(np.uint16) if dtype is np.uint16 else (bits << np.uint32(16)).view(np.float32)
+
+    def attend(*strides):
+        """Compute attention on arrays of which dimensions of one element have multiples of these strides."""
+        arrays = []
+        for n in range(7):
+            array = np.zeros((B, T, 2 * C), dtype)[..., :C]
+            odd = [n * strides[i] if strides and array.shape[i] == 1 else array.strides[i] for i in range(3)]
+            arrays.append(np.lib.stride_tricks.as_strided(array, strides=odd))
+        out, q, k, v, *d_qkv = arrays
+        for to, values in zip((q, k, v), qkv, strict=True):
+            to[:] = values
+        with_bfloat16 = dtype is np.uint16
+        attention.forward(out, lse, q, k, v, workspace(T, C), with_bfloat16)
+        attention.backward(*d_qkv, d_out, out.copy("C"), lse, q, k, v, workspace(T, C), with_bfloat16)
+        return np.stack([out, *d_qkv])
+
+    expected = attend()
+    assert expected.any()
+    for strides in ((0, 0, 96), (-64, 2, 4), (96, -64, 96)):
+        np.testing.assert_array_equal(attend(*strides), expected)
+
+
 def test_embedding_rejects_a_position_far_past_the_table() -> None:
     x, wte, wpe = (np.zeros((3, 2), dtype=np.float32) for _ in range(3))
     with pytest.raises(ValueError, match="within 3"):

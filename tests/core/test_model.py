@@ -25,9 +25,11 @@ from gpt_core.kernels import threads
 from gpt_core.model.gpt import GPT
 from gpt_core.model.inference import PREFILL_CHUNK, Decoder
 from gpt_core.model.parameters import Parameters, initial_parameters, parameter_count, parameter_table
+from gpt_core.model.stored_weights import StoredWeights
 from tests.core.training_samples import open_run, tiny_settings
 
 SHAPE = ModelShape(d_model=24, hidden_size=41, vocab_size=101, num_heads=3, seq_len=140, layers=2)
+ONE_CHANNEL = ModelShape(d_model=6, hidden_size=9, vocab_size=37, num_heads=6, seq_len=70, layers=2)  # per head
 LONG = ModelShape(d_model=16, hidden_size=20, vocab_size=37, num_heads=2, seq_len=PREFILL_CHUNK + 44, layers=2)
 
 
@@ -52,7 +54,16 @@ def assert_same_tensors(got, expected, limit):
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize(
     ("shape", "batch", "time"),
-    [(SMALL_SHAPE, 1, 1), (SMALL_SHAPE, 3, 9), (SHAPE, 1, 64), (SHAPE, 2, 65), (SHAPE, 2, 140), (LARGE_SHAPE, 2, 150)],
+    [
+        (SMALL_SHAPE, 1, 1),
+        (SMALL_SHAPE, 3, 9),
+        (SHAPE, 1, 64),
+        (SHAPE, 2, 65),
+        (SHAPE, 2, 140),
+        (LARGE_SHAPE, 2, 150),
+        (ONE_CHANNEL, 1, 1),
+        (ONE_CHANNEL, 2, 70),
+    ],
 )
 def test_loss_logits_and_gradients_equal_the_reference(shape, batch, time, count):
     threads.set_threads(count)
@@ -215,6 +226,16 @@ def test_cached_decoding_equals_the_full_forward(pieces):
         end += length
         assert decoder.length == end
         assert relative_error(got, expected[end - 1]) < KERNEL_LIMIT
+
+
+@pytest.mark.parametrize("weight_format", ["float32", "bfloat16", "int8"])
+def test_heads_of_one_channel_are_decoded_as_in_the_full_forward(weight_format):
+    tokens = random_batch(ONE_CHANNEL, 1, ONE_CHANNEL.seq_len, seed=4)[0]
+    weights = StoredWeights(model_of(ONE_CHANNEL).parameters, weight_format)
+    limit = KERNEL_LIMIT if weight_format == "float32" else 2.0**-6  # keys and values are rounded to bfloat16
+    decoder, expected = Decoder(weights), GPT(weights.expanded()).logits(tokens)[0]
+    for first, end in ((0, 41), (41, 69), (69, 70)):
+        assert relative_error(decoder.prefill(tokens[0, first:end]), expected[end - 1]) < limit
 
 
 @pytest.mark.parametrize("first", [PREFILL_CHUNK, PREFILL_CHUNK + 1, LONG.seq_len])

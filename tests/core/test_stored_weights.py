@@ -236,6 +236,14 @@ def test_rows_that_are_apart_are_converted_and_columns_that_are_apart_are_refuse
         conversion.from_bfloat16(again, np.tile(bits, 3)[:, ::3])
 
 
+def test_a_single_column_is_converted_with_any_stride():
+    values = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    bits, again = np.zeros((5, 1), np.uint16), np.zeros((5, 1), np.float32)
+    conversion.to_bfloat16(bits, values[:, ::3])
+    conversion.from_bfloat16(again, np.tile(bits, 3)[:, ::3])
+    assert np.abs(again / values[:, :1] - 1).max() <= 2.0**-8
+
+
 def test_a_cache_that_is_not_of_float32_or_bfloat16_is_refused():
     weights = weights_of(6, 17)
     pairs = [(weights[f"{name}.weight"], weights[f"{name}.bias"]) for name in LAYERS]
