@@ -1,7 +1,9 @@
 """Lock of a models folder: one trainer per folder, and which process it is.
 
-The lock is an advisory lock on the file `.lock`; the operating system releases it when its process ends, however it
-ends. The file also holds the process id, the host name, the command and the PID namespace of the holder, one per line.
+The lock is an advisory lock on the file `.lock`. It belongs to the open file, which forked children share: `release`
+removes it at once, and the operating system when the process ends, however it ends, and with it all children that it
+forked meanwhile. The file also holds the process id, the host name, the command and the PID namespace of the holder,
+one per line.
 
 `lock_holder` finds the holder without taking the lock: taking it, even for a moment, would make a trainer that starts
 in this moment fail. On Linux the trainer also holds a lock of the open file (F_OFD_SETLK), which can be tested from any
@@ -74,6 +76,7 @@ class FolderLock:
         self._path = folder / LOCK
         self._folder = folder
         self._file: IO[bytes] | None = None
+        self._pid = 0  # process that acquired the lock
 
     @property
     def is_held(self) -> bool:
@@ -103,14 +106,16 @@ class FolderLock:
             holder = _describe_holder(file)
             file.close()
             raise FolderInUseError(f"{self._folder} is in use: {holder}, or choose another folder with --models-dir")
-        _lock_open_file(file)
+        _set_open_file_lock(file, locked=True)
         file.truncate(0)
         file.write(_describe_this_process().encode("utf-8", "backslashreplace"))
-        self._file = file
+        self._file, self._pid = file, os.getpid()
 
     def release(self) -> None:
-        """Release the lock, if it is held."""
+        """Release the lock, if it is held. A forked copy of this object leaves the lock to the process that took it."""
         if self._file is not None:
+            if self._pid == os.getpid():
+                _unlock(self._file)
             self._file.close()
             self._file = None
 
@@ -164,13 +169,14 @@ def _this_namespace() -> str:
         return ""
 
 
-def _lock_open_file(file: IO[bytes]) -> None:
-    """Set the lock that `_is_open_file_locked` finds, where the system and the file system support it."""
+def _set_open_file_lock(file: IO[bytes], *, locked: bool) -> None:
+    """Set or remove the lock that `_is_open_file_locked` finds, where the system and the file system support it."""
     if sys.platform == "linux" and sys.maxsize > 1 << 32:
         import fcntl
 
+        kind = fcntl.F_WRLCK if locked else fcntl.F_UNLCK
         with contextlib.suppress(OSError):
-            fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack(_OFD_LOCK, fcntl.F_WRLCK, 0, 0, 0, 0))
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack(_OFD_LOCK, kind, 0, 0, 0, 0))
 
 
 def _is_open_file_locked(descriptor: int) -> bool | None:
@@ -237,7 +243,7 @@ def _describe_holder(file: IO[bytes]) -> str:
 
 
 def _try_lock(file: IO[bytes]) -> bool:
-    """Lock an open file; return False if another process holds the lock. Closing the file releases it.
+    """Lock an open file; return False if another process holds the lock.
 
     On a file system without locks this succeeds: then nothing protects the folder from a second trainer.
     """
@@ -260,3 +266,13 @@ def _try_lock(file: IO[bytes]) -> bool:
     except OSError:
         pass
     return True
+
+
+def _unlock(file: IO[bytes]) -> None:
+    """Remove the locks of an open file. Closing it is not enough while a forked child has it open too."""
+    _set_open_file_lock(file, locked=False)
+    if sys.platform != "win32":
+        import fcntl
+
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)

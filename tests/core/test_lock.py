@@ -81,6 +81,39 @@ def test_finding_the_holder_does_not_take_the_lock(tmp_path: Path) -> None:
         store.prepare("run", new_run=True)
 
 
+def test_a_forked_child_does_not_keep_the_lock_of_a_run_that_has_ended(tmp_path: Path) -> None:
+    ends, closes = os.pipe()
+    with CheckpointStore(tmp_path) as store:
+        store.prepare("run", new_run=True)
+        child = os.fork()
+        if child == 0:  # lives, with the lock file open, until the other end of the pipe is closed
+            os.close(closes)
+            os.read(ends, 1)
+            os._exit(0)
+    try:
+        assert lock_holder(tmp_path) is None
+        with CheckpointStore(tmp_path) as store:
+            store.prepare("run", new_run=True)
+            assert lock_holder(tmp_path) is not None
+    finally:
+        os.close(closes)
+        os.waitpid(child, 0)
+        os.close(ends)
+
+
+def test_a_forked_child_that_closes_its_copy_does_not_release_the_lock(tmp_path: Path) -> None:
+    with CheckpointStore(tmp_path) as store:
+        store.prepare("run", new_run=True)
+        child = os.fork()
+        if child == 0:
+            store.close()
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert lock_holder(tmp_path) is not None
+        with CheckpointStore(tmp_path) as another, pytest.raises(FolderInUseError):
+            another.prepare("run", new_run=True)
+
+
 @pytest.mark.parametrize("content", [b"", b"no number", b"-1\n", b"0\n", b"9" * 40, b"\xff\n"])
 def test_a_lock_file_with_invalid_contents_has_no_holder(tmp_path: Path, content: bytes) -> None:
     (tmp_path / LOCK).write_bytes(content)
