@@ -208,11 +208,12 @@ def check_best(checkpoint: Checkpoint, settings: Settings, texts: Texts) -> str:
     if texts.held_out is None or not state.is_scored:
         return ""
     sha256, windows = eval_text_id(settings, texts.held_out)
-    now = msgspec.structs.replace(state, eval_sha256=sha256, eval_windows=windows)
+    now = msgspec.structs.replace(state, eval_sha256=sha256)
     resumed = checkpoint._replace(settings=settings, corpus_sha256=texts.train.sha256, state=now)
-    if not same_eval_text(checkpoint, resumed):
+    is_same_text = same_eval_text(checkpoint, resumed)
+    if not is_same_text or windows != state.eval_windows:
         state.last_eval = state.start_scores = None
-        reason = "another eval text" if windows == state.eval_windows else "another part of the eval text"
+        reason = "another part of the eval text" if is_same_text else "another eval text"
     elif settings.best_metric == "loss" and state.best_loss is None:
         reason = "the best eval loss so far is unknown"
     else:

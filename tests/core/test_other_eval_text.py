@@ -67,6 +67,16 @@ def test_another_part_of_the_eval_text_begins_a_new_best(tmp_path: Path) -> None
         assert run.best_restarted.partition(":")[0] == expected
 
 
+def test_another_eval_text_is_named_as_that_where_its_part_is_another_too(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path, max_steps=5)
+    train(settings)
+    Path(settings.eval_file).write_text("Another text.\n\n" * 5000)
+    run = open_run(msgspec.structs.replace(settings, eval_tokens=64), resume=tmp_path / LATEST).run
+    run.store.close()
+    assert run.state.eval_windows > 0
+    assert run.best_restarted.partition(":")[0] == "another eval text"
+
+
 @pytest.mark.parametrize(("changed", "expected"), [({}, False), ({"eval_file": "other.en"}, True)])
 def test_a_checkpoint_without_the_hash_of_its_eval_text_keeps_its_best_unless_another_text_is_named(
     tmp_path: Path, changed: dict[str, str], expected: bool
