@@ -123,7 +123,8 @@ class TrainingState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         loss_count: Number of these targets.
         skipped_in_a_row: Updates skipped in a row because the loss or the gradient was not finite.
         evaluation_due: True if an evaluation is pending at this step.
-        random_state: State of a random generator as JSON, or "".
+        random_state: Unused: "" in every file. It remains because files of all versions have the field. Random numbers
+            are computed from the seed and the step.
         finished: Reason why the run ended, "" for one that has not.
         origin: The checkpoint that the run started from, None for random weights.
         start_scores: Scores before the first step of such a run, on the same part of the same eval text as later ones;

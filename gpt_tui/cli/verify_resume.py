@@ -164,11 +164,10 @@ def compared_checkpoints(left: Checkpoint, right: Checkpoint) -> list[Row]:
             tensors.append(Row(name, left.optimizer_state is right.optimizer_state, "not saved"))
         else:
             tensors.append(compared_tensors(name, left.optimizer_state[name], right.optimizer_state[name]))
-    others = set(TrainingState.__struct_fields__) - OF_THE_PROCESS - OF_THE_DATA - {"random_state"}
+    others = set(TrainingState.__struct_fields__) - OF_THE_PROCESS - OF_THE_DATA
     return [
         *tensors,
         compared_fields("data position", left.state, right.state, OF_THE_DATA),
-        compared_fields("random state", left.state, right.state, {"random_state"}),
         compared_fields("epoch and best score", left.state, right.state, others),
     ]
 
