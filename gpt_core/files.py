@@ -145,19 +145,16 @@ def require_absent(path: Path) -> None:
         raise FileExistsError(errno.EEXIST, "it exists already", str(path))
 
 
-def remove_leftovers(folder: Path, is_ours: Callable[[str], bool]) -> list[str]:
+def remove_leftovers(folder: Path, is_ours: Callable[[str], bool]) -> None:
     """Remove temporary files of calls of `replace_file` whose process was killed, for targets whose name `is_ours`.
 
-    Call it only while no other process writes to the folder. Returns the names of the removed files.
+    Call it only while no other process writes to the folder.
     """
-    removed = []
     for entry in os.scandir(folder):
         match = _LEFTOVER.fullmatch(entry.name)
         if match and is_ours(match["name"]) and not entry.is_dir(follow_symlinks=False):
             with contextlib.suppress(OSError):
                 os.unlink(entry.path)
-                removed.append(entry.name)
-    return removed
 
 
 def probe(path: Path) -> None:

@@ -197,7 +197,7 @@ class CheckpointStore:
 
     # ---- writing
 
-    def prepare(self, run_id: str, *, new_run: bool, overwrite: bool = False) -> tuple[str, ...]:
+    def prepare(self, run_id: str, *, new_run: bool, overwrite: bool = False) -> None:
         """Create the folder if needed, lock it, and check that this run may save in it.
 
         An earlier replacement that was interrupted is completed or reverted, and temporary files of interrupted saves
@@ -207,9 +207,6 @@ class CheckpointStore:
             run_id: The run that will save.
             new_run: False for a run that is resumed: damaged files are no obstacle for it.
             overwrite: True to allow replacing files of another run; they are removed at the first save.
-
-        Returns:
-            The names of the temporary files that were removed.
 
         Raises:
             ConfigError: The folder is a file, or cannot be written.
@@ -231,7 +228,7 @@ class CheckpointStore:
             self._replaced = [f for f in named if f not in self._own and (new_run or isinstance(f, CheckpointInfo))]
             if self._replaced and not overwrite:
                 raise RunExistsError(self._refusal(self._replaced))
-            return tuple(files.remove_leftovers(self.folder, _is_own_name))
+            files.remove_leftovers(self.folder, _is_own_name)
         except BaseException:
             self.close()
             raise

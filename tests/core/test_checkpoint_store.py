@@ -47,7 +47,7 @@ def test_each_kind_has_its_name(store):
 
 def test_prepare_creates_an_empty_folder(tmp_path):
     with CheckpointStore(tmp_path / "a" / "b") as store:
-        assert store.prepare("run-a", new_run=True) == ()
+        store.prepare("run-a", new_run=True)
         assert names(store) == []
 
 
@@ -232,10 +232,10 @@ def test_temporary_files_of_a_killed_save_are_removed_and_foreign_files_are_not(
     link.symlink_to(victim)
     (tmp_path / f".transformer.safetensors.{mark}.new").mkdir()
     with CheckpointStore(tmp_path) as store:
-        assert sorted(store.prepare("run-a", new_run=True)) == sorted([*ours, link.name])
+        store.prepare("run-a", new_run=True)
     left = os.listdir(tmp_path)
     assert set(theirs) <= set(left)
-    assert not set(ours) & set(left)
+    assert not {*ours, link.name} & set(left)
     assert victim.read_text() == "precious"
 
 
