@@ -19,7 +19,7 @@ from gpt_tui.cli.options import load_model, typed_path
 from gpt_tui.headless.inside.page import page
 from gpt_tui.headless.inside.terminal import print_view
 from gpt_tui.headless.progress_line import ProgressLine
-from gpt_tui.session.inside.subject import Subject, subject_of
+from gpt_tui.session.inside.subject import Subject, UnavailableViewError, subject_of
 from gpt_tui.session.inside.view import View
 from gpt_tui.session.inside.views import VIEWS, Choices
 from gpt_tui.shared.formatting import integer
@@ -31,11 +31,15 @@ VIEW_OF_OPTION = {"layer": "attention", "head": "attention", "next": "attributio
 
 
 def inspect(options: Namespace) -> int:
-    """Run `gpt-tui inspect`: print a view of a model and a text, or write views to a page."""
+    """Run `gpt-tui inspect`: print a view of a model and a text, or write views to a page.
+
+    A page of all views leaves out those that the text or the context is too short for.
+    """
     if options.json and options.html is not None:
         raise ConfigError("got --json and --html, expected one of them")
     path = None if options.html is None else new_page(options.html)
-    names = [options.view or DEFAULT_VIEW] if path is None or options.view else list(VIEWS)
+    is_all = path is not None and not options.view
+    names = list(VIEWS) if is_all else [options.view or DEFAULT_VIEW]
     for option, view in VIEW_OF_OPTION.items():
         if getattr(options, option) not in (None, False) and view not in names:
             raise ConfigError(f"--{option} has no effect on the view {names[0]}; add --view {view}")
@@ -51,19 +55,29 @@ def inspect(options: Namespace) -> int:
     bundle = load_model(options)
     with ProgressLine() as progress:
         subject = subject_of(bundle, text, progress)
-        views = [VIEWS[name](subject, choices) for name in names]
+        views: dict[str, View] = {}
+        left_out: list[str] = []
+        for name in names:
+            try:
+                views[name] = VIEWS[name](subject, choices)
+            except UnavailableViewError as error:
+                if not is_all:
+                    raise
+                left_out.append(str(error))
+    for reason in left_out:
+        print(f"gpt-tui: not in the page: {reason}", file=sys.stderr)
     if subject.total > len(subject.ids):
         read, total = integer(len(subject.ids)), integer(subject.total)
         print(f"gpt-tui: the model reads only the first {read} of the text's {total} tokens", file=sys.stderr)
     title = one_line(f"{bundle.path}, step {integer(bundle.step)}", 1000)
     if path is not None:
-        write_page(path, title, views)
-        print(one_line(f"{path}: {', '.join(names)}", 1000))
+        write_page(path, title, list(views.values()))
+        print(one_line(f"{path}: {', '.join(views)}", 1000))
     elif options.json:
-        print(msgspec.json.encode(json_of(bundle, subject, names[0], views[0])).decode())
+        print(msgspec.json.encode(json_of(bundle, subject, names[0], views[names[0]])).decode())
     else:
         print(title)
-        print_view(views[0])
+        print_view(views[names[0]])
     return EXIT_OK
 
 

@@ -37,6 +37,7 @@ from tests.program import Terminal
 TEXT = "The cat sat"
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 MODEL = Path("models/best_model.safetensors")
+LATEST = "ckpt_latest.safetensors"
 
 
 @pytest.fixture
@@ -281,6 +282,26 @@ def test_a_page_of_one_view_holds_that_view(program: Callable[..., Result], tmp_
     parsed = Page((tmp_path / "new" / "page.html").read_text(encoding="utf-8"))
     assert [name for name, _ in parsed.elements].count("section") == 1
     assert "attention of layer 0, head 1" in parsed.text
+
+
+def test_a_page_of_a_model_with_a_short_context_is_without_the_view_that_needs_a_longer_one(
+    program: Callable[..., Result], tmp_path: Path
+) -> None:
+    sizes = {"d_model": 1, "hidden_size": 1, "vocab_size": 260, "num_heads": 1, "seq_len": 2, "layers": 1}
+    (tmp_path / "text.en").write_text(f"{TEXT} on the mat.\n" * 40)
+    settings = {**sizes, "batch_size": 1, "max_steps": 1, "hold_out": True, "models_dir": tmp_path}
+    gpt_core.train(tmp_path / "text.en", **settings).result()
+    options = ("inspect", TEXT, "--model", str(tmp_path / LATEST), "--html", str(tmp_path / "page.html"))
+    run = program(*options)
+    needed = "the view heads needs a model with a context of at least 4 tokens"
+    assert run.returncode == 0
+    assert f"gpt-tui: not in the page: {needed}\n" in run.stderr
+    others = [name for name in INSPECT_VIEWS if name != "heads"]
+    assert run.stdout == f"{tmp_path / 'page.html'}: {', '.join(others)}\n"
+    parsed = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert [name for name, _ in parsed.elements].count("section") == len(others)
+    one = program(*options[:-1], str(tmp_path / "heads.html"), "--view", "heads")
+    assert (one.returncode, one.stderr) == (2, f"gpt-tui: {needed}\n")
 
 
 def test_a_page_that_cannot_be_written_is_one_line_and_replaces_nothing(

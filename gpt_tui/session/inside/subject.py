@@ -16,6 +16,10 @@ from gpt_core.tokenizers import Tokenizer
 from gpt_tui.shared.sanitize import printable
 
 
+class UnavailableViewError(ConfigError):
+    """A view that needs a longer text, or a model with a longer context."""
+
+
 @dataclass(frozen=True)
 class Subject:
     """A model and the text that it reads.
@@ -87,9 +91,9 @@ class Subject:
         return own if len(own) >= length else used
 
     def require_two(self, view: str) -> None:
-        """Raise ConfigError unless there are two tokens."""
+        """Raise UnavailableViewError unless there are two tokens."""
         if len(self.ids) < 2:
-            raise ConfigError(f"TEXT: got {len(self.ids)} token, expected at least 2 for the view {view}")
+            raise UnavailableViewError(f"TEXT: got {len(self.ids)} token, expected at least 2 for the view {view}")
 
 
 def subject_of(bundle: ModelBundle, text: str, progress: Progress = ignore_progress) -> Subject:

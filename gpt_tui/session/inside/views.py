@@ -16,7 +16,7 @@ from gpt_core.generation.generator import prompt_bytes
 from gpt_core.interpret.ablation import AblationKind
 from gpt_core.model.parameters import Parameters
 from gpt_tui.session.inside.predictions import Alternative, token_predictions
-from gpt_tui.session.inside.subject import Subject
+from gpt_tui.session.inside.subject import Subject, UnavailableViewError
 from gpt_tui.session.inside.view import Cell, Column, Heatmap, Table, View
 from gpt_tui.shared.formatting import counted, fixed, integer, part_name, percent, scientific
 from gpt_tui.shared.ramp import MAX_BITS
@@ -171,7 +171,7 @@ def heads_view(subject: Subject, _: Choices) -> View:
     subject.require_two("heads")
     length = min(REPEATED, subject.gpt.shape.seq_len // 2)
     if length < 2:
-        raise ConfigError("the view heads needs a model with a context of at least 4 tokens")
+        raise UnavailableViewError("the view heads needs a model with a context of at least 4 tokens")
     repeated = interpret.repeated_tokens(subject.repeatable_ids(length), length)
     scores = interpret.head_scores(subject.gpt, subject.batch, repeated)
     names = ("previous token", "first token", "induction", "entropy")
