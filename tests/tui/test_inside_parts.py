@@ -6,13 +6,15 @@ import dataclasses
 import math
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from gpt_core import interpret
 from gpt_core.errors import CheckpointError, ConfigError
 from gpt_core.interpret import Part
-from gpt_core.model.parameters import Parameters
+from gpt_core.model.gpt import GPT
+from gpt_core.model.parameters import Parameters, initial_parameters
 from gpt_core.model.stored_weights import StoredWeights
 from gpt_tui.session.checkpoint_history import CheckpointHistories
 from gpt_tui.session.models import ModelLoader
@@ -212,6 +214,13 @@ def test_neighbors_are_those_of_the_library_and_the_map_holds_the_most_used_toke
     assert result.map[0].id == used[counts.argmax()]
     assert all(0 <= token.x <= 1 and 0 <= token.y <= 1 for token in result.map)
     assert 0 < result.explained <= 1
+
+
+def test_a_model_of_one_channel_has_no_map():
+    shape = msgspec.structs.replace(subject_of_samples().gpt.shape, d_model=1, num_heads=1)
+    given = task(gpt=GPT(initial_parameters(shape, 0)))
+    with pytest.raises(ConfigError, match="needs a model with at least two channels"):
+        list(NEIGHBORS.compute(given))
 
 
 def test_the_most_used_tokens_come_first_and_unused_ones_fill_the_map():

@@ -72,6 +72,8 @@ class NeighborsView(InsideView[Neighborhood]):
         used, ids = subject.used_ids(), subject.ids.tolist()
         if len(used) < 3:
             raise ConfigError("the view Neighbors needs at least three tokens with text")
+        if subject.gpt.shape.d_model < 2:
+            raise ConfigError("the view Neighbors needs a model with at least two channels")
         asked = np.unique(subject.ids)
         parameters = subject.gpt.parameters
         found = interpret.neighbors(parameters, asked, NEAREST, used)
