@@ -239,10 +239,11 @@ def check_together(settings: Settings) -> None:
         raise ConfigError(
             f"num_heads: got {settings.num_heads}, expected a divisor of d_model ({settings.d_model}); nearest: {near}"
         )
-    if settings.positions == "rope" and settings.shape.head_size % 2:
+    if settings.positions == "rope" and (channels := settings.shape.head_size) % 2:
         raise ConfigError(
-            f"positions: got rope with {settings.shape.head_size} channels per head (d_model / num_heads), expected an "
-            "even number: rope rotates pairs of channels"
+            f"positions: got rope with {channels} channel{'' if channels == 1 else 's'} per head "
+            "(d_model / num_heads), expected an even number: rope rotates pairs of channels; "
+            "positions learned accepts any number"
         )
     if settings.batch_size % settings.micro_batch:
         near = ", ".join(map(str, _divisors_around(settings.batch_size, settings.micro_batch_size)))

@@ -228,6 +228,8 @@ def test_a_run_can_start_from_a_model_with_other_layers_but_not_change_them(tmp_
     ("assignments", "words"),
     [
         (["positions=rope", "d_model=12", "num_heads=4"], "positions: got rope with 3 channels per head"),
+        (["positions=rope", "d_model=4", "num_heads=4"], "got rope with 1 channel per head"),
+        (["positions=rope", "d_model=4", "num_heads=4"], "; positions learned accepts any number"),
         (["positions=rope", "freeze=positions"], "with positions rope there is no embedding of them"),
         (["freeze=head"], "its head is tied to the embedding"),
         (["freeze=embedding, layers 0-3, final norm, head", "tied_head=false"], "the complete model"),
