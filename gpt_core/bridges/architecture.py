@@ -1,7 +1,7 @@
 """Architectures of other programs: which models of this one they can hold.
 
 Formats know complete models alone. A model with all layers of GPT-2 is a `gpt2`, one with all layers of Qwen3 a
-`qwen3`. Any other choice of layers has no counterpart.
+`qwen3`; the head of both may be tied or not. Any other choice of layers has no counterpart.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import msgspec
 from gpt_core.config.settings import GPT2, QWEN3, ModelShape, layers_text
 from gpt_core.errors import ExportError
 
-LAYERS: Mapping[str, Mapping[str, object]] = MappingProxyType({"gpt2": GPT2, "qwen3": QWEN3})
+LAYERS: Mapping[str, Mapping[str, object]] = MappingProxyType({
+    "gpt2": {name: value for name, value in GPT2.items() if name != "tied_head"}, "qwen3": QWEN3,
+})  # fmt: skip
 """Settings of the layers of each architecture."""
 
 

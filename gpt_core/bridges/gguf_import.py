@@ -93,11 +93,6 @@ def check_tensors(path: Path, header: Header, shape: ModelShape) -> None:
             raise ModelImportError(f"{path}: {name}: got shape {str(found.shape)[:80]}, expected {tensor_shape}")
     if extra := sorted(header.tensors.keys() - expected.keys() - {gguf_model.HEAD}):
         raise ModelImportError(f"{path}: unexpected tensor {extra[0][:80]}: not a plain language model")
-    if shape.tied_head and gguf_model.HEAD in header.tensors and not _heads_agree(path, header):
-        wte = gguf_model.tensor_name(WTE)
-        raise ModelImportError(
-            f"{path}: {gguf_model.HEAD} differs from {wte}: only models with one matrix for both are read"
-        )
 
 
 def check_rules(path: Path, rules: Sequence[tuple[str, object, object]]) -> None:
@@ -112,9 +107,8 @@ def check_rules(path: Path, rules: Sequence[tuple[str, object, object]]) -> None
 
 
 def _has_tied_head(path: Path, header: Header) -> bool:
-    """Return True unless a Qwen3 file has a matrix of the logits that differs from the token embedding."""
-    is_qwen3 = header.values.get("general.architecture") == qwen3.NAME
-    return not is_qwen3 or gguf_model.HEAD not in header.tensors or _heads_agree(path, header)
+    """Return True unless a file has a matrix of the logits that differs from the token embedding."""
+    return gguf_model.HEAD not in header.tensors or _heads_agree(path, header)
 
 
 def _heads_agree(path: Path, header: Header) -> bool:

@@ -2,10 +2,10 @@
 
 The architecture is `gpt2`, or `qwen3` (`gpt_core.bridges.qwen3`).
 
-Linear weights are transposed against this program's layout. There is no `output.weight`: llama.cpp then uses the token
-embedding. The tokenizer model `rwkv` is a longest match over raw bytes, as with the tokenizers of pieces; its tokens
-are escaped texts, and each id must have a text of its own, so ids without bytes have one that is not UTF-8. The model
-`gpt2` is byte-pair encoding; its tokens are spelled in the byte-level alphabet.
+Linear weights are transposed against this program's layout. Without `output.weight`, llama.cpp uses the token embedding
+for the logits, too. The tokenizer model `rwkv` is a longest match over raw bytes, as with the tokenizers of pieces; its
+tokens are escaped texts, and each id must have a text of its own, so ids without bytes have one that is not UTF-8. The
+model `gpt2` is byte-pair encoding; its tokens are spelled in the byte-level alphabet.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ NO_TEXT = b"\xff\xff"  # begins the texts of ids without bytes
 _TENSORS = {
     "wte": "token_embd", "wpe": "position_embd", "ln_f": "output_norm", "ln_1": "attn_norm", "attn.c_attn": "attn_qkv",
     "attn.c_proj": "attn_output", "ln_2": "ffn_norm", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down",
+    "lm_head": "output",
 }  # fmt: skip
 _ESCAPES = {b"\n": "\\n", b"\r": "\\r", b"\t": "\\t", b"\\": "\\\\"}
 _UNESCAPED = {escape: data for data, escape in _ESCAPES.items()}
@@ -114,7 +115,7 @@ def shape_of(values: Mapping[str, Any], *, tied_head: bool) -> ModelShape:
     return ModelShape(
         d_model=number("embedding_length"), hidden_size=number("feed_forward_length"),
         vocab_size=vocab_size, num_heads=number("attention.head_count"),
-        seq_len=number("context_length"), layers=number("block_count"),
+        seq_len=number("context_length"), layers=number("block_count"), tied_head=tied_head,
     )  # fmt: skip
 
 

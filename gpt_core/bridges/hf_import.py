@@ -202,6 +202,6 @@ def check_tensors(folder: Path, shape: ModelShape, stored: Mapping[str, Stored])
             raise ModelImportError(f"{tensor.path}: {name}: got {tensor.entry.dtype}, expected {', '.join(_TYPES)}")
     if shape.tied_head and HEAD in stored and not same_values(stored[HEAD].chunks(), stored[embedding].chunks()):
         raise ModelImportError(
-            f"{stored[HEAD].path}: {HEAD} differs from {embedding}: only models that use one matrix for both "
-            "can be imported"
+            f"{stored[HEAD].path}: {HEAD} differs from {embedding}, but {CONFIG} says that they are one matrix: set "
+            "tie_word_embeddings to false there if they are two"
         )

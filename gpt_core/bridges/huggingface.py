@@ -31,9 +31,9 @@ MODEL_CARD = "README.md"
 MODEL_TYPE = "gpt2"
 
 PREFIX = "transformer."
-"""Before each name, except in files from before the model had a head, such as those of GPT-2 itself"""
+"""Before each name but the head's; not in files from before the model had a head, such as those of GPT-2 itself"""
 HEAD = "lm_head.weight"
-"""Matrix of the logits, which some programs store although it is that of the token embedding"""
+"""Matrix of the logits, which some programs store even if it is that of the token embedding"""
 EPSILON = 1e-5
 ACTIVATION = "gelu_new"
 SAME_ACTIVATIONS = (ACTIVATION, "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate")
@@ -67,7 +67,10 @@ class Config(msgspec.Struct, kw_only=True, frozen=True):
     def shape(self) -> ModelShape:
         """Shape of the model."""
         inner = 4 * self.n_embd if self.n_inner is None else self.n_inner
-        return ModelShape(self.n_embd, inner, self.vocab_size, self.n_head, self.n_positions, self.n_layer)
+        return ModelShape(
+            self.n_embd, inner, self.vocab_size, self.n_head, self.n_positions, self.n_layer,
+            tied_head=self.tie_word_embeddings,
+        )  # fmt: skip
 
     @property
     def rules(self) -> tuple[tuple[str, object, tuple[object, ...]], ...]:
@@ -75,7 +78,6 @@ class Config(msgspec.Struct, kw_only=True, frozen=True):
         return (
             ("activation_function", self.activation_function, SAME_ACTIVATIONS),
             ("layer_norm_epsilon", self.layer_norm_epsilon, (EPSILON,)),
-            ("tie_word_embeddings", self.tie_word_embeddings, (True,)),
             ("scale_attn_weights", self.scale_attn_weights, (True,)),
             ("scale_attn_by_inverse_layer_idx", self.scale_attn_by_inverse_layer_idx, (False,)),
             ("add_cross_attention", self.add_cross_attention, (False,)),
@@ -105,7 +107,8 @@ def places(shape: ModelShape) -> list[Place]:
 
 def stored_name(place: Place, shape: ModelShape) -> str:
     """Return the name of a tensor in a file."""
-    return place.name if architecture_of(shape) == qwen3.NAME else PREFIX + place.name
+    has_prefix = architecture_of(shape) == MODEL_TYPE and place.name != HEAD
+    return PREFIX + place.name if has_prefix else place.name
 
 
 def config(shape: ModelShape, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -128,7 +131,7 @@ def _gpt2_config(shape: ModelShape, tokenizer: Tokenizer) -> dict[str, Any]:
         "scale_attn_weights": True,
         "scale_attn_by_inverse_layer_idx": False,
         "reorder_and_upcast_attn": False,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": shape.tied_head,
         "attn_pdrop": 0.0,
         "embd_pdrop": 0.0,
         "resid_pdrop": 0.0,

@@ -27,6 +27,7 @@ CONFIGS = {
     "odd": {"n_embd": 39, "n_layer": 3, "n_head": 3, "n_positions": 50, "n_inner": 70},
     "deep": {"n_embd": 16, "n_layer": 9, "n_head": 1, "n_positions": 33, "activation_function": "gelu_pytorch_tanh"},
     "wide": {"n_embd": 192, "n_layer": 1, "n_head": 12, "n_positions": 96, "activation_function": "gelu_fast"},
+    "own head": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64, "tie_word_embeddings": False},
 }
 
 

@@ -117,3 +117,11 @@ def test_a_width_of_the_mlp_other_than_four_times_the_models_loads(tmp_path: Pat
     found, ids = llama(tmp_path / "odd.gguf"), model().tokenizer.encode(b"It was the best of times")
     found.eval(ids.tolist())
     assert np.abs(found.scores[: len(ids)] - Model(model(hidden_size=100)).logits(ids)).max() < TYPES["q8_0"]
+
+
+def test_a_head_of_its_own_is_loaded_and_used(tmp_path: Path) -> None:
+    own = model(tied_head=False)
+    Model(own).export("gguf", tmp_path / "own.gguf")
+    found, ids = llama(tmp_path / "own.gguf"), own.tokenizer.encode(b"It was the best of times")
+    found.eval(ids.tolist())
+    assert np.abs(found.scores[: len(ids)] - Model(own).logits(ids)).max() < TYPES["f32"]

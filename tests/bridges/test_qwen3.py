@@ -151,7 +151,7 @@ def test_the_stored_tensors_give_the_logits_of_the_model_by_the_definition_of_qw
         ({"mlp": "relu_squared", "qk_norm": True}, "qk_norm true, mlp relu_squared has no counterpart"),
         ({**QWEN3, "mlp": "relu_squared"}, "expected mlp swiglu for qwen3"),
         ({**QWEN3, "bias": True}, "bias true has no counterpart"),
-        ({"tied_head": False}, "expected tied_head true for gpt2"),
+        ({"tied_head": False, "bias": False}, "a model with bias false has no counterpart"),
     ],
 )
 def test_other_layers_are_refused_with_the_setting_that_has_no_counterpart(

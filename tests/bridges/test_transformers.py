@@ -51,6 +51,17 @@ def test_the_model_loads_with_every_weight_and_no_other(folder: tuple[str, Path]
     assert network.num_parameters() == sum(tensor.size for tensor in model().parameters.tensors.values())
 
 
+def test_a_head_of_its_own_is_loaded_and_used(tmp_path: Path) -> None:
+    own = model(tied_head=False)
+    Model(own).export("hf", tmp_path / "exported")
+    found, loading = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "exported", output_loading_info=True)
+    assert not any(loading.values())
+    ids = own.tokenizer.encode(texts()["English"].encode())[: own.settings.seq_len]
+    with torch.no_grad():
+        logits = found.eval()(torch.tensor(ids[None], dtype=torch.int64)).logits[0].numpy()
+    assert np.abs(logits - Model(own).logits(ids)).max() < 1e-4
+
+
 @pytest.mark.parametrize("name", texts())
 def test_ids_are_equal(name: str, folder: tuple[str, Path], tokenizer: Any) -> None:
     own = model(folder[0]).tokenizer
