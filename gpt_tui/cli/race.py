@@ -84,10 +84,8 @@ class RaceReporter:
 
     def show(self, events: Sequence[AnyEvent], history: RunState) -> None:
         """Show the fraction of the run that is over."""
-        started = history.started
-        if started is not None:
-            share = history.elapsed_s / (60 * started.minutes) if started.minutes else history.step / started.max_steps
-            self._line(self._what, min(1.0, share))
+        if (share := history.progress) is not None:
+            self._line(self._what, share)
 
     def close(self) -> None:
         """Clear the line."""

@@ -143,7 +143,7 @@ class BarsReporter:
         self._bars.update(
             self._run,
             description=f"step {integer(history.step)}" + (f" of {integer(last)}" if last else ""),
-            total=float(last or 1), completed=float(history.step if last else 0),
+            completed=history.progress or 0.0,
             left=f"{clock(left)} left" if left is not None else "",
         )  # fmt: skip
         if history.last is not None and is_training(history):

@@ -77,20 +77,16 @@ def phase_row(state: RunState, status: SessionStatus) -> Row:
 
 
 def progress_rows(state: RunState, value_width: int) -> list[Row]:
-    """Return step, epoch, progress bar (of the time budget if there is one, else of the epoch), times, tokens."""
+    """Return step, epoch, progress bar of the run, times, tokens."""
     started = state.started
     assert started is not None
     of_steps = f" of {integer(state.last_step)}" if state.last_step else ""
     rows = [Row("step", integer(state.step) + of_steps)]
-    fraction = min(1.0, state.step / state.last_step) if state.last_step else None
     if started.steps_per_epoch and started.kind == "train":
         of_epochs = f" of {state.limits.max_epochs}" if state.limits.max_epochs else ""
         epoch = (state.last.epoch if state.last else started.epoch) + 1
         rows.append(Row("epoch", f"{integer(epoch)}{of_epochs}"))
-        fraction = state.epoch_fraction
-    if started.minutes:
-        fraction = min(1.0, state.session_s / (60 * started.minutes))
-    if fraction is not None:
+    if (fraction := state.progress) is not None:
         rows.append(Row("", f"{bar(fraction, max(6, value_width - BAR_MARGIN))} {fraction * 100:3.0f}%"))
     rows.append(Row("time", duration(state.elapsed_s)))
     if (remaining := state.remaining_s) is not None:

@@ -13,7 +13,6 @@ from pathlib import PurePath
 from typing import TypeVar, assert_never
 
 import numpy as np
-from msgspec import structs
 from numpy.typing import NDArray
 
 from gpt_core.model.scores import EvalScores
@@ -128,10 +127,8 @@ def advance(run: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
             return _logged(replace(run, save_error=event.error), text, "bad")
         case LossDiverged():
             return _logged(replace(run, diverged=event), f"step {integer(event.step)}: {divergence(event)}", "bad")
-        case PlanMade() if run.started is not None and event.step_s:
-            return replace(run, started=structs.replace(run.started, max_steps=event.last_step))
         case PlanMade():
-            return run  # the number of steps is unknown before the first one
+            return replace(run, plan=event) if event.step_s else run  # the last step is unknown before the first one
         case RoundAwaited():
             return _logged(run, awaited_text(event), "plain")
         case RunPaused() if run.paused:
@@ -158,7 +155,7 @@ def _started(run: RunState, event: RunStarted) -> RunState:
     """Begin a session of the run, and log what it trains on."""
     for warning in event.warnings:
         run = _logged(run, warning, "bad")
-    begun = replace(run, started=event, finished=None, paused=False, diverged=None, exchange=None)
+    begun = replace(run, started=event, plan=None, finished=None, paused=False, diverged=None, exchange=None)
     begun = _logged(begun, started_text(event), "good")
     if event.model_reason:
         begun = _logged(begun, event.model_reason, "plain")

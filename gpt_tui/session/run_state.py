@@ -20,6 +20,7 @@ from gpt_core.training.events import (
     FullEvalCompleted,
     LinesReproduced,
     LossDiverged,
+    PlanMade,
     RunFinished,
     RunStarted,
     StepCompleted,
@@ -138,6 +139,7 @@ class RunState:
     Attributes:
         limits: Settings that limit the run.
         started: First event of the run, None before it.
+        plan: Last plan of a run with a time budget, None before the time per step is known.
         baselines: Scores of the texts without a model, None before they were measured.
         last: Last completed step.
         curve: Train losses.
@@ -166,6 +168,7 @@ class RunState:
 
     limits: Limits = NO_LIMITS
     started: RunStarted | None = None
+    plan: PlanMade | None = None
     baselines: BaselinesMeasured | None = None
     last: StepCompleted | None = None
     curve: Curve = field(default_factory=Curve)
@@ -202,15 +205,10 @@ class RunState:
         return self.last.elapsed_s if self.last else self.started.elapsed_s if self.started else 0.0
 
     @property
-    def session_s(self) -> float:
-        """Time of the run since its start or resume, in seconds."""
-        return self.elapsed_s - self.started.elapsed_s if self.started else 0.0
-
-    @property
     def has_used_its_time(self) -> bool:
         """True after the last step of a run with a time budget: only the final evaluation follows."""
         minutes = self.started.minutes if self.started else 0.0
-        return minutes > 0 and (self.session_s >= 60 * minutes or 0 < self.last_step <= self.step)
+        return minutes > 0 and (self.elapsed_s >= 60 * minutes or 0 < self.last_step <= self.step)
 
     @property
     def evaluation(self) -> Evaluation | None:
@@ -241,7 +239,20 @@ class RunState:
     @property
     def last_step(self) -> int:
         """Last step of the run by its limits; 0 without a limit."""
-        return self.started.max_steps if self.started else 0
+        return self.plan.last_step if self.plan else self.started.max_steps if self.started else 0
+
+    @property
+    def progress(self) -> float | None:
+        """Completed fraction of the run, 0 to 1: of its time if a time budget ends it, else of its steps.
+
+        It covers the sessions before a resume, too. None without a limit.
+        """
+        plan, budget_s = self.plan, 60 * self.started.minutes if self.started else 0.0
+        # within a step: a plan ends the run at a whole step
+        is_timed = not plan or plan.elapsed_s + (plan.last_step - plan.step + 1) * plan.step_s >= budget_s
+        if budget_s and is_timed:
+            return min(1.0, self.elapsed_s / budget_s)
+        return min(1.0, self.step / self.last_step) if self.last_step else None
 
     @property
     def epoch_fraction(self) -> float:

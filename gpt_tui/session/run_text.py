@@ -70,7 +70,7 @@ def no_step_left(run: RunState) -> str:
     finished, started = run.finished, run.started
     if finished is None or started is None or finished.step != started.step or finished.reason not in MORE:
         return ""
-    limit = f" (max_steps is {integer(started.max_steps)})" if finished.reason == "max_steps" else ""
+    limit = f" (max_steps is {integer(run.last_step)})" if finished.reason == "max_steps" else ""
     return f"no step left to train{limit}; to train longer, resume with {MORE[finished.reason]}"
 
 

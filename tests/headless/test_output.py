@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from rich.console import Console
 
 from gpt_core.config.settings import Settings
@@ -221,6 +222,15 @@ def test_progress_bars_fit_the_terminal_and_restore_the_cursor(width: int, stopp
     lines = [line for line in shown.replace("\r", "\n").splitlines() if "━" in line]
     assert lines
     assert all(len(line.partition("\x1b")[0]) <= width for line in lines)
+
+
+def test_the_progress_bar_of_a_resumed_time_budget_shows_the_share_of_its_training_time() -> None:
+    screen = io.StringIO()
+    reporter = BarsReporter(lambda: False, Console(file=screen, force_terminal=True, width=80, color_system=None))
+    start = structs.replace(started(600), step=600, elapsed_s=60.0, minutes=2.0)
+    show_all(reporter, [[start], [ev.PlanMade(600, 0.5, 1300, 60.0, 0.1, 120.0)], [step(900)]])
+    [shown] = [line for line in screen.getvalue().splitlines() if "step 900 of 1,300" in line][-1:]
+    assert " 75%" in shown
 
 
 def test_tiny_overfit_prints_token_loss_and_ppl_and_saves_only_the_latest(folder: Path) -> None:

@@ -239,6 +239,30 @@ def test_each_plan_of_a_time_budget_replaces_the_last_step():
     assert planned.log == unknown.log
 
 
+def test_progress_is_the_share_of_the_steps_without_a_time_budget():
+    assert RunState().progress is None
+    assert advance(RunState(), started(max_steps=0)).progress is None
+    assert [trained(steps).progress for steps in (0, 50, 1000, 2000)] == [0.0, 0.025, 0.5, 1.0]
+
+
+def test_progress_of_a_resumed_time_budget_is_the_share_of_the_training_time_of_all_sessions():
+    start = started(step=600, elapsed_s=60.0, minutes=2.0, max_steps=600)
+    resumed = advance_all(RunState(), [start, ev.PlanMade(600, 0.5, 1300, 60.0, 0.1, 120.0)])
+    assert resumed.progress == 0.5
+    later = advance_all(resumed, [step(900), ev.PlanMade(900, 0.75, 1201, 90.0, 0.1, 120.0)])
+    assert (later.last_step, later.progress, later.has_used_its_time) == (1201, 0.75, False)
+    ended = advance_all(later, [step(1200), ev.PlanMade(1200, 1.0, 1200, 120.0, 0.1, 120.0)])
+    assert (ended.progress, ended.has_used_its_time) == (1.0, True)
+    assert advance(ended, ev.RunFinished("deadline", 1200)).progress == 1.0
+
+
+def test_progress_is_the_share_of_the_steps_where_they_end_before_the_time_budget():
+    start = started(kind="overfit-tiny", step=200, elapsed_s=20.0, minutes=30.0, max_steps=2500)
+    resumed = advance_all(RunState(), [start, ev.PlanMade(200, 0.08, 2500, 20.0, 0.1, 1800.0), step(250)])
+    assert resumed.progress == 0.1
+    assert advance(resumed, step(2500)).progress == 1.0
+
+
 def test_the_reason_for_the_model_of_a_time_budget_is_logged():
     reason = "1.2M parameters, because 5 minutes are enough for it"
     assert reason in [line.text for line in advance(RunState(), started(model_reason=reason)).log]

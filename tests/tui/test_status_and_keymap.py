@@ -51,7 +51,7 @@ def test_the_status_panel_has_every_value_of_a_run():
 
 def test_a_time_budget_has_its_time_on_the_progress_bar_and_names_the_final_evaluation():
     history = advance(RunState(), started(step=100, minutes=1.0, elapsed_s=20.0, max_steps=1000, steps_per_epoch=5000))
-    for at_step, percentage in ((440, " 40%"), (800, "100%")):
+    for at_step, percentage in ((440, " 73%"), (800, "100%")):
         run = replace(advance(history, step(at_step)), evaluating=0.127)
         [bar] = [
             row.value
