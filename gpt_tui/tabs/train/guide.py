@@ -1,4 +1,4 @@
-"""Notes that explain a user's first run, each when what it explains appears. Pure; the texts are in `guide_texts`."""
+"""Notes that explain a user's first run, each while what it explains lasts. Pure; the texts are in `guide_texts`."""
 
 from __future__ import annotations
 
@@ -40,13 +40,16 @@ class Note(NamedTuple):
 
 def next_note(run: RunState, seen: Collection[str]) -> Note | None:
     """Return the first note that is true of a run and not among the names `seen`, None if there is none."""
-    if run.started is None or run.started.kind != "train":
+    return next((note for name in CONDITIONS if name not in seen and (note := note_of(run, name)) is not None), None)
+
+
+def note_of(run: RunState, name: str) -> Note | None:
+    """Return the note of this name with the present values of a run, None if it is not true of the run."""
+    is_true, subject = CONDITIONS[name]
+    if run.started is None or run.started.kind != "train" or not is_true(run):
         return None
-    for name, (is_true, subject) in CONDITIONS.items():
-        if name not in seen and is_true(run):
-            title, text = TEXTS[name]
-            return Note(name, title, text.format(**values_of(run)), subject)
-    return None
+    title, text = TEXTS[name]
+    return Note(name, title, text.format(**values_of(run)), subject)
 
 
 def values_of(run: RunState) -> dict[str, str]:
@@ -54,7 +57,7 @@ def values_of(run: RunState) -> dict[str, str]:
     prompt = run.samples[-1].prompt if run.samples else ""
     point = run.evaluation
     gap = RISING
-    if point is not None and point.loss - point.train_loss > SMALL_GAP:
+    if point is not None and point.passes >= 1 and point.loss - point.train_loss > SMALL_GAP:
         gap = gap_text(point.train_loss, point.loss, point.passes)
     return {
         "prompt": one_line(prompt, MAX_PROMPT),
@@ -69,29 +72,36 @@ def is_first_sample(run: RunState) -> bool:
 
 
 def is_first_loss(run: RunState) -> bool:
-    """Return True if the loss of the first step is known."""
-    return starts_at_random(run) and run.last is not None
+    """Return True if the loss of the first step is known, and the samples of the run have no words yet."""
+    return starts_at_random(run) and run.last is not None and run.finished is None and not has_words(run)
 
 
 def has_spaces(run: RunState) -> bool:
-    """Return True if the newest sample is spaced like prose, and the loss about that of token frequencies, or less."""
+    """Return True if the newest sample is spaced like prose, and the losses are about that of token frequencies."""
     sample = newest_sample(run)
-    return sample is not None and is_spaced(sample.text) and loss_of(run, sample) < frequencies(run) + NEAR_FREQUENCIES
+    if sample is None or not is_spaced(sample.text):
+        return False
+    loss = loss_of(run, sample)
+    lowest = min(loss, run.curve.smoothed)
+    return loss < frequencies(run) + NEAR_FREQUENCIES and lowest > frequencies(run) - NEAR_FREQUENCIES
 
 
 def has_words(run: RunState) -> bool:
     """Return True if the newest sample is spaced like prose, and the loss far below that of token frequencies."""
     sample = newest_sample(run)
-    return sample is not None and is_spaced(sample.text) and loss_of(run, sample) < frequencies(run) - BELOW_FREQUENCIES
+    if sample is None or not is_spaced(sample.text) or run.diverging is not None:
+        return False
+    return loss_of(run, sample) < frequencies(run) - BELOW_FREQUENCIES
 
 
 def overfits(run: RunState) -> bool:
-    """Return True if the eval loss rises or is far above the train loss, after a pass over the text."""
-    losses = [point.loss for point in run.evaluations if point.step > 0]
-    if run.last is None or len(losses) < 2 or losses[-1] <= run.curve.smoothed or gap_at(run, run.evaluation) is None:
+    """Return True if the eval loss rises, or no longer falls and is far above the train loss after a pass."""
+    losses, point = [point.loss for point in run.evaluations if point.step > 0], run.evaluation
+    if point is None or len(losses) < 2 or point.loss <= point.train_loss or gap_at(run, point) is None:
         return False
     is_rising = min(losses[-2:]) > min(losses) + RISE
-    return is_rising or (run.last.epoch > 0 and losses[-1] - run.curve.smoothed > OVERFITTING_GAP)
+    is_falling = point.loss < min(losses[:-1])
+    return is_rising or (not is_falling and point.passes >= 1 and point.loss - point.train_loss > OVERFITTING_GAP)
 
 
 CONDITIONS: dict[str, tuple[Callable[[RunState], bool], Subject]] = {
@@ -161,11 +171,11 @@ class Guide:
         self.note: Note | None = None
 
     def follow(self, run: RunState, now_s: float) -> Note | None:
-        """Return the note to show for a run at this time on the caller's clock."""
+        """Return the note to show for a run at this time on the caller's clock; an untrue one is closed."""
         if self.is_off or self._remember is None:
             return None
-        if run.started is None:
-            self.note = None
+        if self.note is not None:
+            self.note = note_of(run, self.note.name)
         if self.note is None or now_s - self._shown_at_s >= MIN_SHOWN_S:
             found = next_note(run, self._seen)
             if found is not None:

@@ -8,8 +8,8 @@ of 76 characters.
 TEXTS = {
     "sample": (
         "This is a sample",
-        "The model continues “{prompt}” with what it finds likely. Nothing is learned yet, so this is noise. "
-        "The prompt and the random seed stay the same: what changes is the model.",
+        "The model continues “{prompt}” with what it finds likely. Nothing is learned before the first step, so "
+        "this is noise. The prompt and the random seed stay the same: what changes is the model.",
     ),
     "first_loss": (
         "The first loss",
@@ -19,7 +19,7 @@ TEXTS = {
     "spaces": (
         "Spaces",
         "The model has found out which tokens are frequent. Spaces and short words come first, because they occur "
-        "most. It does not look at the words before yet.",
+        "most. It hardly uses the words before yet.",
     ),
     "words": (
         "Words",
