@@ -24,7 +24,7 @@ from gpt_tui.session.run_preview import RunPreview, model_name, run_name
 from gpt_tui.session.run_state import Sample
 from gpt_tui.shared.dialogs import unsaved_question
 from gpt_tui.shared.footer import FooterBar
-from gpt_tui.shared.formatting import integer
+from gpt_tui.shared.formatting import AGE_INTERVAL_S, integer
 from gpt_tui.shell.banner import Banner
 from gpt_tui.shell.header import HeaderBar
 from gpt_tui.tabs.chat.pane import ChatTab
@@ -88,6 +88,7 @@ class MainScreen(Screen[None]):
         self.query_one(HeaderBar).show_model(watching or model_name(self.train.preview))
         self.show(at_once=True)
         self._enter_pane()
+        self.set_interval(AGE_INTERVAL_S, self._show_ages)
         if self._watched:
             self.call_after_refresh(self.go, "runs")  # after the tabs have activated their first
 
@@ -129,6 +130,11 @@ class MainScreen(Screen[None]):
             self.train.show_allowed()
             request = controller.request if controller.alive else None
             self.checkpoints.show_running(Path(request.settings.models_dir) if request else None)
+
+    def _show_ages(self) -> None:
+        """Update the ages on the Train tab while no run does so."""
+        if self.tab == "train" and not self._controller.alive:
+            self.train.show_ages(self._controller.status())
 
     def show_end(self, failure: str = "", *, run_exists: bool = False) -> None:
         """Show that a run has ended.

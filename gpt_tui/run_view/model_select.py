@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -10,6 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.widgets import Select
 
 from gpt_tui.session.model_options import AUTOMATIC, NO_COMPARISON, AvailableModels, ModelOption, model_options
+from gpt_tui.shared.formatting import AGE_INTERVAL_S
 
 
 class ModelSelect(Select[str], inherit_bindings=False):
@@ -28,6 +30,16 @@ class ModelSelect(Select[str], inherit_bindings=False):
         self._available = AvailableModels()
         self._model_options = self._listed(self._default)
         super().__init__(self._lines(), value=self._default, allow_blank=False, compact=True, id=id)
+
+    def on_mount(self) -> None:
+        """Update the ages of the checkpoints at intervals."""
+        self.set_interval(AGE_INTERVAL_S, self._show_ages)
+
+    def _show_ages(self) -> None:
+        if self.is_on_screen:
+            self._available = self._available._replace(now_s=time.time())
+            with self.prevent(Select.Changed):  # the selection stays
+                self._update(self.selected)
 
     @property
     def selected(self) -> str:

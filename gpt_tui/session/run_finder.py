@@ -228,17 +228,17 @@ def folder_of_interest(models_dir: Path, around: Path) -> Path | None:
     None if there is neither a run in training nor a log.
     """
     folders = [models_dir, *(place / name for place in (models_dir, around) for name in _entries(place)[0])]
-    found = [(is_trained_in(folder), _updated_at(folder), folder) for folder in folders[:MAX_FOLDERS]]
+    found = [(is_trained_in(folder), log_updated_at(folder), folder) for folder in folders[:MAX_FOLDERS]]
     is_live, updated_at, folder = max(found, key=lambda each: each[:2])
     return folder if is_live or updated_at else None
 
 
 def is_trained_in(folder: Path) -> bool:
     """Return True while a process trains in the folder."""
-    return is_in_training(lock_holder(folder), _updated_at(folder))
+    return is_in_training(lock_holder(folder), log_updated_at(folder))
 
 
-def _updated_at(folder: Path) -> float:
+def log_updated_at(folder: Path) -> float:
     """Return the time of the last change of a folder's log, in seconds since 1970; 0 without a log."""
     try:
         return (folder / METRICS).stat().st_mtime

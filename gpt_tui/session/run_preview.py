@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +44,7 @@ class RunPreview(NamedTuple):
         note: Texts under `data/` that are not used, in one line; "" for none.
         problem: Why the run could not start, in one line; "" if it can.
         stored: Checkpoints to resume, which may be in another folder, and to chat with.
-        now_s: Time of the preview, in seconds since the epoch.
+        now_s: Time at which it is shown, in seconds since the epoch.
         hosts: Host of each rank that trains; empty for one process.
     """
 
@@ -84,7 +83,7 @@ def read_preview(
         stored = stored._replace(resumable=stored_checkpoints(session_dir).resumable)
     else:
         stored = stored._replace(resumable=newest_run(settings.models_dir, stored.resumable, Path()))
-    preview = RunPreview(settings, preset_name, stored=stored, now_s=time.time(), hosts=hosts)
+    preview = RunPreview(settings, preset_name, stored=stored, hosts=hosts)
     try:
         train, evaluation = text_sources(settings)
         start = peek_start(settings.init_from) if settings.init_from else None

@@ -150,6 +150,9 @@ def estimated_duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else duration(3600)
 
 
+AGE_INTERVAL_S = 1.0  # between two updates of the ages on the screen
+
+
 def age(seconds: float) -> str:
     """Format seconds in the largest unit: 252 -> 4 min."""
     return " ".join(duration(seconds).split()[:2])

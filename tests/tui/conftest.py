@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
 from textual.app import App
 
+from gpt_tui.session.controller import TrainingController
+from gpt_tui.session.phase import SessionStatus
 from tests.tui.idle import wait_for_idle
 from tests.tui.snapshots import check_snapshot
 
 Snapshot = Callable[[App[None], str], None]
+PassHours = Callable[[float], None]
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +32,20 @@ def _default_thread_priority(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     for module in ("session.controller", "tabs.checkpoints.file_thread", "tabs.inside.worker"):
         monkeypatch.setattr(f"gpt_tui.{module}.lower_priority", lambda _by: None)
+
+
+@pytest.fixture
+def hours_pass(monkeypatch: pytest.MonkeyPatch) -> PassHours:
+    """Return a function that sets the clocks of the time of day and of the training session forward."""
+    clocks = {name: getattr(time, name) for name in ("time", "monotonic")}
+
+    def pass_hours(hours: float) -> None:
+        monkeypatch.setattr(time, "time", lambda: clocks["time"]() + 3600 * hours)
+        monkeypatch.setattr(TrainingController, "status", lambda controller: SessionStatus(
+            controller.phase, clocks["monotonic"]() + 3600 * hours,
+        ))  # fmt: skip
+
+    return pass_hours
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Train tab: keys and buttons reach the controller, and its state is shown."""
 
 import math
+import os
 import threading
 from pathlib import Path
 
@@ -9,15 +10,20 @@ import pytest
 from textual import events
 from textual.widgets import Input
 
+import gpt_tui.tabs.train.welcome
 from gpt_core.errors import CorpusError, RunExistsError
 from gpt_core.formats.checkpoint import read_checkpoint, write_checkpoint
 from gpt_tui.charts.chart import Chart
 from gpt_tui.charts.series import nearest_row
 from gpt_tui.charts.view import ChartView
 from gpt_tui.session.phase import Phase
+from gpt_tui.session.recent_runs import RecentRuns
+from gpt_tui.session.run_finder import RunInfo, RunStatus
 from gpt_tui.tabs.train.pane import TrainTab
 from tests.tui.app_bench import AppBench, running_app
+from tests.tui.conftest import PassHours
 from tests.tui.fake_trainer import FakeOpen
+from tests.tui.log_samples import run_events, write_log
 from tests.tui.samples import trained
 from tests.tui.still_app import still_app
 from tests.tui.test_chat_model import saved_model
@@ -48,6 +54,45 @@ async def test_start_trains_and_stop_saves(tmp_path: Path, by: str):
         await bench.until_phase(Phase.STOPPED)
         assert len(bench.opener.trainers[0].saved) == 1
         await bench.until_seen("stopped and saved. Press F3 to chat")
+
+
+@pytest.mark.parametrize("size", [(100, 24), (120, 40)])
+async def test_the_age_of_the_last_save_grows_after_the_end_of_a_run(
+    tmp_path: Path, hours_pass: PassHours, size: tuple[int, int]
+):
+    async with running_app(tmp_path, size=size, autostart=True, max_steps=5) as bench:
+        await bench.until_phase(Phase.FINISHED)
+        hours_pass(2)
+        await bench.until_seen("2 h ago")
+
+
+async def test_the_ages_of_checkpoints_grow_on_the_home_screen(tmp_path: Path, hours_pass: PassHours):
+    saved_model(tmp_path, "latest", 100, seed=1)
+    async with running_app(tmp_path) as bench:
+        await bench.until_seen("Resume (step 100")
+        hours_pass(2)
+        await bench.until_seen("Resume (step 100, saved 2 h ago)")
+        await bench.until_seen("Chat with ckpt_latest (step 100, saved 2 h ago)")
+
+
+async def test_the_ages_of_recent_runs_grow_on_the_home_screen_except_in_training(
+    tmp_path: Path, hours_pass: PassHours, monkeypatch: pytest.MonkeyPatch
+):
+    ended = write_log(tmp_path / "ended", run_events(20)).stat().st_mtime
+    log = write_log(tmp_path / "live", run_events(20, end=""))
+    found = RecentRuns((
+        RunInfo(tmp_path / "ended", RunStatus.FINISHED, updated_at=ended),
+        RunInfo(tmp_path / "live", RunStatus.LIVE, updated_at=ended),
+    ))  # fmt: skip
+    monkeypatch.setattr(gpt_tui.tabs.train.welcome, "read_recent_runs", lambda *_arguments: found)
+    async with running_app(tmp_path, size=(200, 60)) as bench:
+        await bench.until_seen("recent runs")
+        hours_pass(2)
+        os.utime(log, (ended + 3600, ended + 3600))
+        await bench.until_seen("2 h ago")
+        lines = [line for line in bench.text().splitlines() if " h ago" in line]
+        assert ["2 h ago" in line for line in lines if "ended" in line] == [True]
+        assert ["1 h ago" in line for line in lines if "live" in line] == [True]
 
 
 @pytest.mark.parametrize("by", BY)

@@ -1,6 +1,7 @@
 """Models of the chat: the one in training or a checkpoint; caching, changed and damaged files, options."""
 
 import gc
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 import pytest
+from textual.app import App, ComposeResult
 
 from gpt_core.checkpoints.replacement import METRICS
 from gpt_core.checkpoints.store import CheckpointStore
@@ -21,6 +23,7 @@ from gpt_core.model.scores import EvalScores
 from gpt_core.model.stored_weights import StoredWeights
 from gpt_core.tokenizers.pieces import PieceTokenizer
 from gpt_core.training.request import RunRequest
+from gpt_tui.run_view.model_select import ModelSelect
 from gpt_tui.session.controller import TrainingController
 from gpt_tui.session.model_options import (
     AUTOMATIC,
@@ -32,7 +35,8 @@ from gpt_tui.session.model_options import (
 )
 from gpt_tui.session.models import ModelLoader
 from gpt_tui.tabs.chat.presenter import EMPTY, NO_MODEL, hint
-from tests.tui.app_bench import DEADLINE_S
+from tests.tui.app_bench import DEADLINE_S, screen_lines
+from tests.tui.conftest import PassHours
 from tests.tui.fake_trainer import SMALL, FakeOpen, fake_settings
 
 
@@ -163,6 +167,35 @@ def test_the_automatic_choice_skips_damaged_files_and_names_them(controller: Tra
     damage(tmp_path / "ckpt_latest.safetensors")
     with pytest.raises(CheckpointError, match=r"no model yet in .* \(2 unusable files\)"):
         ModelLoader(controller, str(tmp_path)).load()
+
+
+async def test_the_age_of_the_chosen_checkpoint_grows_without_a_new_choice(
+    controller: TrainingController, tmp_path: Path, hours_pass: PassHours
+):
+    class SelectApp(App[None]):
+        changes = 0
+
+        def compose(self) -> ComposeResult:
+            yield ModelSelect(compare=False, id="model")
+
+        def on_select_changed(self) -> None:
+            self.changes += 1
+
+    saved_model(tmp_path, "latest", 60, seed=1)
+    app = SelectApp()
+    async with app.run_test(size=(80, 24)) as pilot:
+        select = app.query_one(ModelSelect)
+        select.show(ModelLoader(controller, str(tmp_path)).available())
+        select.select(str(tmp_path / "ckpt_latest.safetensors"))
+        await pilot.pause()
+        changes = app.changes
+        hours_pass(2)
+        end = time.monotonic() + DEADLINE_S
+        while "ckpt_latest · step 60 · latest · 2 h ago" not in (shown := screen_lines(app)):
+            await pilot.pause(0.01)
+            assert time.monotonic() < end, shown
+        await pilot.pause()
+        assert (app.changes, Path(select.selected).name) == (changes, "ckpt_latest.safetensors")
 
 
 def test_every_checkpoint_is_an_option_and_the_best_is_first(controller: TrainingController, tmp_path: Path):

@@ -17,7 +17,7 @@ from gpt_tui.tabs.runs.compare_charts import CompareCharts, OverlayLegend
 from gpt_tui.tabs.runs.pane import FIND_EVERY, RunsTab
 from gpt_tui.tabs.runs.runs_table import RunsTable
 from tests.tui.app_bench import AppBench, running_app
-from tests.tui.conftest import Snapshot
+from tests.tui.conftest import PassHours, Snapshot
 from tests.tui.log_samples import LOG, lines, run_events, write_log
 from tests.tui.samples import scored, started, step
 
@@ -67,6 +67,14 @@ async def test_a_finished_run_is_replayed_from_its_log() -> None:
         await go_there(bench, "all steps done")
         for text in ("✓ finished", "600 of 600", "⠒⠒ train loss", "★ best", "2 h ago", "nano 1.07M"):
             assert text in bench.text()
+
+
+async def test_the_age_of_a_finished_run_grows(hours_pass: PassHours) -> None:
+    write_log(MODELS, run_events(600), age_s=2.5 * HOUR_S)
+    async with running_app(MODELS, size=(120, 40)) as bench:
+        await go_there(bench, "2 h ago")
+        hours_pass(3)
+        await bench.until_seen("5 h ago")
 
 
 async def test_a_cell_that_is_too_long_ends_with_an_ellipsis() -> None:

@@ -71,6 +71,7 @@ class RunDetail(Horizontal):
         status = self.query_one(LogStatus)
         status.state = history
         status.info = run
+        status.refresh()  # the age of the log, also of the same run
 
     def switch_panels(self) -> None:
         """Switch between samples, log and neither."""

@@ -143,6 +143,13 @@ class TrainTab(RunRequests):
             self.refresh_bindings()
         self._panels.show(run, status, at_once=at_once)
 
+    def show_ages(self, status: SessionStatus) -> None:
+        """Update the ages of checkpoints and runs while no run is in progress."""
+        if self._shows_run:
+            self._panels.show_ages(status)
+        else:
+            self.query_one(Welcome).show_ages()
+
     def show_allowed(self) -> None:
         """Enable the buttons and keys that work in the current phase."""
         paused = self._controller.phase in (Phase.PAUSED, Phase.PAUSING)

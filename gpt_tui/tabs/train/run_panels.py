@@ -85,6 +85,11 @@ class RunPanels(Container):
             self.charts.show(run)
         self.show_note()
 
+    def show_ages(self, status: SessionStatus) -> None:
+        """Update the age of the last save."""
+        self._status = status
+        self._show_figures()
+
     def show_note(self) -> None:
         """Show the note of the guide for the run, if there is one."""
         self.query_one(GuideStrip).show(self._guide.follow(self._run, self._status.now_s))

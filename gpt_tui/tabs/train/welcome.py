@@ -17,6 +17,7 @@ from textual.widgets import Static
 from gpt_tui.new_run.estimate import RunEstimate
 from gpt_tui.new_run.probe import Prober, Probes, StepTimed, TextsRead, threads_of
 from gpt_tui.session.recent_runs import RecentRuns, read_recent_runs
+from gpt_tui.session.run_finder import RunStatus, log_updated_at
 from gpt_tui.session.run_preview import RunPreview
 from gpt_tui.shared.formatting import bar, percent
 from gpt_tui.shared.keymap import help_table, places_of
@@ -185,10 +186,19 @@ class Welcome(VerticalScroll):
             columns = columns // (3 if self._has_keys else 2)
         return max(MAX_TEXT_WIDTH if columns > MAX_TEXT_WIDTH + MARGIN else columns - MARGIN, 30)
 
+    def show_ages(self) -> None:
+        """Update the ages of checkpoints and runs; the log of a run in training may have grown."""
+        runs = tuple(
+            run._replace(updated_at=log_updated_at(run.folder)) if run.status is RunStatus.LIVE else run
+            for run in self._recent.runs
+        )
+        self._recent = self._recent._replace(runs=runs)
+        self._draw()
+
     def _draw(self) -> None:
         if self._preview is None or self.has_class("-opening"):
             return
-        self.query_one("#welcome-text", Static).update(self._preview_text(self._preview))
+        self._update("#welcome-text", self._preview_text(self._preview._replace(now_s=time.time())))
         self.countdown.room = self._text_width
         self._draw_panel("#welcome-runs", runs_panel(self._recent, self._keys, time.time(), self._text_width))
         self._draw_panel("#welcome-sample", sample_panel(self._recent))
@@ -220,7 +230,8 @@ class Welcome(VerticalScroll):
         widget.display = panel is not None
         if panel is not None:
             widget.border_title = panel.title
-            widget.update(Content("\n").join(Content.styled(text, TONE_STYLES[tone]) for text, tone in panel.lines))
+            lines = (Content.styled(text, TONE_STYLES[tone]) for text, tone in panel.lines)
+            self._update(selector, Content("\n").join(lines))
 
     def _draw_keys(self) -> None:
         """Show the tables of keys that fit as a whole; the help has all of them."""
@@ -232,4 +243,10 @@ class Welcome(VerticalScroll):
                 lines += table
         widget = self.query_one("#welcome-keys", Static)
         widget.border_title = "keys"
-        widget.update(Content("\n").join(lines))
+        self._update("#welcome-keys", Content("\n").join(lines))
+
+    def _update(self, selector: str, content: Content) -> None:
+        """Update a text, unless it is the same: an update lays out the screen again."""
+        widget = self.query_one(selector, Static)
+        if not (isinstance(widget.content, Content) and widget.content.is_same(content)):
+            widget.update(content)
