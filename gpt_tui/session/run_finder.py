@@ -35,12 +35,18 @@ class RunStatus(Enum):
     """Status of a run by its log and its lock; the value is its label."""
 
     LIVE = "training"
+    PAUSED = "paused"
     FINISHED = "finished"
     STOPPED = "stopped"
     DIVERGED = "diverged"
     CRASHED = "crashed"
     UNKNOWN = "unknown"
     WAITING = "waiting"
+
+    @property
+    def is_live(self) -> bool:
+        """True while a process trains the run, or has paused it."""
+        return self in (RunStatus.LIVE, RunStatus.PAUSED)
 
 
 class CheckpointFacts(NamedTuple):
@@ -62,7 +68,7 @@ class RunInfo(NamedTuple):
 
     Attributes:
         folder: The folder of its log.
-        status: In training, or how it ended.
+        status: In training, or how it ended. Logs do not say that a run is paused: its own app knows.
         started: The event that started it.
         step: Number of the last step.
         loss: Loss of the last step in nats, NaN before one.
@@ -142,7 +148,7 @@ class RunFinder:
         return bool(left)
 
     def _order(self, run: RunInfo) -> tuple[bool, bool, float, str]:
-        is_live = run.status is RunStatus.LIVE
+        is_live = run.status.is_live
         is_watched = self.watched is not None and _same(run.folder, self.watched)
         return (not is_watched, not is_live, 0.0 if is_live else -run.updated_at, str(run.folder))
 

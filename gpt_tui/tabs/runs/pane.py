@@ -28,7 +28,16 @@ from gpt_tui.session.run_state import RunState, Sample
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.runs.compare_charts import CompareCharts
-from gpt_tui.tabs.runs.presenter import TITLE, default_metric, details, empty_text, marked_text, name_of, tokenizer_note
+from gpt_tui.tabs.runs.presenter import (
+    TITLE,
+    default_metric,
+    details,
+    empty_text,
+    is_own_run,
+    marked_text,
+    name_of,
+    tokenizer_note,
+)
 from gpt_tui.tabs.runs.run_detail import RunDetail
 from gpt_tui.tabs.runs.runs_table import RunsTable
 
@@ -90,7 +99,9 @@ class RunsTab(Container):
         self._models_dir = models_dir
         self._watched = watched
         self._reader = RunReader(RunFinder(models_dir, Path(), watched))
+        self._found: Sequence[RunInfo] = ()
         self._runs: dict[Path, RunInfo] = {}
+        self._is_paused = False
         self._histories: dict[Path, RunState] = {}
         self._marks: dict[Path, int] = {}
         self._to_mark: tuple[Path, ...] = ()
@@ -167,7 +178,7 @@ class RunsTab(Container):
         if history is None:
             return True
         view = self.charts.view if self.charts else ChartView()
-        is_growing = run.status in (RunStatus.LIVE, RunStatus.WAITING)
+        is_growing = run.status.is_live or run.status is RunStatus.WAITING
         return is_growing and view.redraw_interval_s(history.elapsed_s) <= POLL_S
 
     def _read(self, get_followed: Callable[[], tuple[RunInfo, ...]], *, find: bool) -> None:
@@ -198,15 +209,32 @@ class RunsTab(Container):
 
     def on_runs_tab_runs_found(self, message: RunsFound) -> None:
         """Update the list."""
-        self._runs = {run.folder: run for run in message.runs}
+        self._found = message.runs
+        self._runs = self._with_pause()
         self._marks = {folder: mark for folder, mark in self._marks.items() if folder in self._runs}
         self._mark_compared()
         self._show()
 
+    def show_paused(self, paused: bool) -> None:
+        """Show the run of this app as paused, or not."""
+        if paused != self._is_paused:
+            self._is_paused = paused
+            self._runs = self._with_pause()
+            self._show()
+
+    def _with_pause(self) -> dict[Path, RunInfo]:
+        """Return the runs that were found by their folders, that of this app paused if it is."""
+        return {
+            run.folder: run._replace(status=RunStatus.PAUSED)
+            if self._is_paused and is_own_run(run) and run.status is RunStatus.LIVE
+            else run
+            for run in self._found
+        }
+
     def on_runs_tab_runs_read(self, message: RunsRead) -> None:
         """Update the charts."""
         self._histories = dict(message.histories)
-        if any(run.status is RunStatus.LIVE and self._history(run).finished for run in self._followed):
+        if any(run.status.is_live and self._history(run).finished for run in self._followed):
             self._polls = 0  # updates the list at the next poll
         self._show_curves()
 

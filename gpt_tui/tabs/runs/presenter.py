@@ -47,8 +47,8 @@ from gpt_tui.shared.rows import RULE, Row, Tone
 from gpt_tui.shared.sanitize import one_line
 
 SYMBOLS = {
-    RunStatus.LIVE: "▶", RunStatus.FINISHED: "✓", RunStatus.STOPPED: "■", RunStatus.DIVERGED: "✗",
-    RunStatus.CRASHED: "✗", RunStatus.WAITING: "○", RunStatus.UNKNOWN: "?",
+    RunStatus.LIVE: "▶", RunStatus.PAUSED: "‖", RunStatus.FINISHED: "✓", RunStatus.STOPPED: "■",
+    RunStatus.DIVERGED: "✗", RunStatus.CRASHED: "✗", RunStatus.WAITING: "○", RunStatus.UNKNOWN: "?",
 }  # fmt: skip
 STATUS_TONES: dict[RunStatus, Tone] = {RunStatus.LIVE: "good", RunStatus.DIVERGED: "bad", RunStatus.CRASHED: "bad"}
 LIVE_TEXT, CRASHED_TEXT = "live", "crashed or was killed: the log has no end"
@@ -132,7 +132,7 @@ def log_rows(run: RunInfo, history: RunState, now_s: float, width: int) -> list[
     started = history.started
     if started is None:
         return rows
-    is_live = run.status is RunStatus.LIVE
+    is_live = run.status.is_live
     value_width = width - LABEL_WIDTH
     rows += [row for row in progress_rows(history, value_width) if is_live or row.label != "time left"]
     rows += [RULE, *training_rows(history, value_width), RULE, *evaluation_rows(history, value_width)]
@@ -153,7 +153,7 @@ def state_rows(run: RunInfo, history: RunState, width: int) -> list[Row]:
     tone = STATUS_TONES.get(run.status, "plain")
     status = LIVE_TEXT if run.status is RunStatus.LIVE else run.status.value
     rows = [Row("status", f"{SYMBOLS[run.status]} {status}", tone)]
-    if (run.pid or run.place) and run.status in (RunStatus.LIVE, RunStatus.WAITING, RunStatus.UNKNOWN):
+    if (run.pid or run.place) and (run.status.is_live or run.status in (RunStatus.WAITING, RunStatus.UNKNOWN)):
         rows.append(Row("process", THIS_APP if is_own_run(run) else one_line(run.place) or f"PID {run.pid}"))
     why = why_ended(history.finished) if history.finished else ""
     if run.status is RunStatus.CRASHED:
@@ -161,7 +161,7 @@ def state_rows(run: RunInfo, history: RunState, width: int) -> list[Row]:
     elif run.status is RunStatus.UNKNOWN:
         why = UNKNOWN_TEXT
     rows += [Row("", line, tone) for line in textwrap.wrap(one_line(why), max(10, width - LABEL_WIDTH))]
-    if run.step and history.step < run.step - 1 and run.status is not RunStatus.LIVE:
+    if run.step and history.step < run.step - 1 and not run.status.is_live:
         rows.append(Row("reading", percent(min(1.0, history.step / run.step)), "dim"))
     return rows
 
