@@ -228,16 +228,22 @@ def say_how_it_ended(history: RunState, settings: Settings, stream: TextIO) -> N
     reached = [f"{counted(history.step, 'step')} in {duration(history.elapsed_s)}"]
     if history.last is not None:
         reached.append(f"train loss {nats(history.curve.smoothed)}")
+    named_loss = None
     if (full := history.full_evaluation) is not None and full.step == history.step:
         reached.append(full_scores(full))
+        named_loss = full.loss
     elif (score := history.evaluation) is not None and not is_of_earlier_text(history):
         reached.append(
             f"eval loss {nats(score.loss)}, {fixed(score.bits_per_byte)} bits per byte, "
             f"accuracy {percent(score.accuracy)}"
         )
-    if (best := best_score(history)) and (history.evaluation is None or history.evaluation.step != history.best.step):
+        named_loss = score.loss
+    gain = gain_text(history, named_loss)
+    is_last_best = history.evaluation is not None and history.evaluation.step == history.best.step
+    names_best = bool(gain) and history.best_metric == "loss"
+    if (best := best_score(history)) and not is_last_best and not names_best:
         reached.append(f"best eval {history.best_metric} {best} at step {integer(history.best.step)}")
-    if gain := gain_text(history):
+    if gain:
         reached.append(gain)
     if (lines := history.lines_reproduced) is not None and lines.step == history.step:
         reached.append(f"self-test {verdict(lines)}")

@@ -74,8 +74,13 @@ def no_step_left(run: RunState) -> str:
     return f"no step left to train{limit}; to train longer, resume with {MORE[finished.reason]}"
 
 
-def gain_text(run: RunState) -> str:
-    """Return how the best evaluation compares with that before fine-tuning; "" where there is nothing to compare."""
+def gain_text(run: RunState, named_loss: float | None = None) -> str:
+    """Return how the best evaluation compares with that before fine-tuning; "" where there is nothing to compare.
+
+    Args:
+        run: The state of the run.
+        named_loss: Eval loss of the last step, if it is named beside this text, which does not repeat it.
+    """
     before, best, full, started = run.start_scores, run.best, run.full_evaluation, run.started
     if before is None or started is None or not (run.is_evaluated or full is not None):
         return ""
@@ -85,8 +90,10 @@ def gain_text(run: RunState) -> str:
     if not later and not run.is_evaluated:
         return f"eval loss {nats(before.loss)} before fine-tuning (of {short(started.eval_part_tokens)} tokens)"
     loss, step = min(later, default=(before.loss, 0))
-    now = f"{nats(loss)} at step {integer(step)}" if loss < before.loss else "which no evaluation improved"
-    return f"eval loss {nats(before.loss)} before fine-tuning, {now}"
+    now = f", {nats(loss)} at step {integer(step)}" if loss < before.loss else ", which no evaluation improved"
+    if loss < before.loss and (loss, step) == (named_loss, run.step):
+        now = ""
+    return f"eval loss {nats(before.loss)} before fine-tuning{now}"
 
 
 def advice(run: RunState) -> str:

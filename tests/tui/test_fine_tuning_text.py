@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from gpt_core.config.fine_tuning import fine_tuning_defaults
 from gpt_core.config.presets import preset
 from gpt_core.config.settings import Settings
 from gpt_core.formats.checkpoint import peek_checkpoint, write_checkpoint
 from gpt_core.formats.training_state import Origin, TrainingState
-from gpt_core.training.events import FullEvalCompleted, RunStarted, from_json, to_json
+from gpt_core.training.events import (
+    CheckpointSaved,
+    FullEvalCompleted,
+    RunFinished,
+    RunStarted,
+    from_json,
+    to_json,
+)
 from gpt_tui.charts.series import chart_series, full_range
+from gpt_tui.headless.runner import say_how_it_ended
 from gpt_tui.new_run.fields import changed, explanation, texts_of, title, validate, with_preset, with_start
 from gpt_tui.run_view.figures import evaluation_figures
 from gpt_tui.run_view.samples_layout import timeline
@@ -67,6 +77,32 @@ def test_the_score_at_the_end_counts_if_it_is_of_the_same_text() -> None:
     assert gain_text(ended()) == "eval loss 3.210 before fine-tuning, 2.500 at step 1"
     assert gain_text(ended(eval_part_tokens=4_000)) == "eval loss 3.210 before fine-tuning (of 4.00k tokens)"
     assert {row.label for row in evaluation_rows(ended(), 40)} >= {"before tuning", "full eval"}
+
+
+@pytest.mark.parametrize(
+    ("best_at", "last_step", "expected"),
+    [
+        (200, 250, "eval loss 3.210 before fine-tuning, 2.704 at step 200, saved in"),
+        (
+            200,
+            200,
+            "eval loss 2.704, 2.500 bits per byte, accuracy 40.0%, eval loss 3.210 before fine-tuning, saved in",
+        ),
+        (0, 250, "eval loss 3.210 before fine-tuning, which no evaluation improved, saved in"),
+    ],
+)
+def test_the_line_at_the_end_names_each_eval_loss_once(best_at: int, last_step: int, expected: str) -> None:
+    start = advance(RunState(), started(**START, best_metric="loss"))
+    run = advance_all(start, [scored(0, 0.3, 3.21, is_best=True), step(200)])
+    run = advance_all(run, [scored(200, 0.4, 2.704 if best_at else 3.5, is_best=best_at == 200)])
+    if last_step > 200:
+        run = advance_all(run, [step(250), scored(250, 0.4, 3.0 if best_at else 3.6, is_best=False)])
+    ends = [CheckpointSaved("final", "tuned/transformer.safetensors", last_step), RunFinished("max_steps", last_step)]
+    output = io.StringIO()
+    say_how_it_ended(advance_all(run, ends), TUNED, output)
+    finished = output.getvalue().splitlines()[0]
+    assert expected in finished
+    assert "best eval" not in finished
 
 
 def test_the_scores_before_fine_tuning_are_forgotten_with_another_eval_text() -> None:
