@@ -86,7 +86,7 @@ class Evaluator:
         If a stop is requested meanwhile, the evaluation remains pending. A run without an eval text has none.
 
         Args:
-            is_last: The run ends at this step.
+            is_last: The run ends at this step. The evaluation is then no training time.
         """
         state, text = self._state, self._text
         if text is None:
@@ -97,7 +97,8 @@ class Evaluator:
             return
         trained_until_s = state.elapsed_s
         self._agreement.update()  # may raise: the evaluation is then still pending
-        state.elapsed_s = self._agreement.elapsed_s
+        if not is_last:  # as in the time of the last step, which the log and the app show
+            state.elapsed_s = self._agreement.elapsed_s
         state.evaluation_due = False
         self._training_from_s += state.elapsed_s - trained_until_s
         result, full = scores

@@ -1,7 +1,7 @@
 """Time budget of a run: the setting `minutes`, which ends a run by its training time, and the plan of its steps.
 
 Training time is `elapsed_s` of the state: pauses and the time between sessions do not count, evaluations between steps
-do. The evaluation at the end and the last saves follow when the budget is used.
+do. The evaluation at the end and the last saves, which follow when the budget is used, do not.
 
 A schedule that follows the clock would make every run unique. Instead a plan says at which step the run will end, and
 the schedule is a function of the step alone until the next plan is made: after steps 1, 2, 4, 8 and so on, and later

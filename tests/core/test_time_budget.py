@@ -7,13 +7,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
 
 from gpt_core.formats.checkpoint import peek_checkpoint
 from gpt_core.formats.training_state import Plan
-from gpt_core.model.gpt import GPT
+from gpt_core.model.gpt import GPT, EvalSums
 from gpt_core.training import events as ev
 from gpt_core.training import timing
 from gpt_core.training import trainer as trainer_module
@@ -198,6 +199,23 @@ def test_a_resume_with_more_minutes_continues_and_cools_down_again(tmp_path: Pat
     assert shares(events)[0] > 0.9  # half of the new budget is over: the new cooldown begins
     assert shares(events)[-1] < 0.1
     assert 59 <= of_kind(events, ev.StepCompleted)[-1].elapsed_s < 63
+
+
+@pytest.mark.parametrize("limit", [{}, {"minutes": 0.0, "max_steps": 9}])
+def test_the_evaluation_at_the_end_is_no_training_time(
+    tmp_path: Path, clock: StepClock, monkeypatch: pytest.MonkeyPatch, limit: dict[str, object]
+) -> None:
+    evaluate = GPT.evaluate
+
+    def slow_evaluate(*arguments: Any) -> EvalSums:
+        clock.now += 0.25
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(GPT, "evaluate", slow_evaluate)
+    events = finished(open_run(tiny_settings(tmp_path, **BUDGET | limit)))
+    state = peek_checkpoint(tmp_path / LATEST).state
+    assert of_kind(events, ev.EvalCompleted)[-1].step == state.step
+    assert state.elapsed_s == of_kind(events, ev.StepCompleted)[-1].elapsed_s > 0.5 * state.step
 
 
 def test_a_resume_raises_a_budget_that_is_used(tmp_path: Path, clock: StepClock) -> None:
