@@ -13,6 +13,7 @@ from textual.widgets import Input
 import gpt_tui.tabs.train.welcome
 from gpt_core.errors import CorpusError, RunExistsError
 from gpt_core.formats.checkpoint import read_checkpoint, write_checkpoint
+from gpt_core.formats.training_state import Plan
 from gpt_tui.charts.chart import Chart
 from gpt_tui.charts.series import nearest_row
 from gpt_tui.charts.view import ChartView
@@ -160,6 +161,8 @@ async def test_resuming_a_finished_run_asks_for_its_new_limits(
         await bench.until_seen("Train a finished run longer")
         fields = {name: bench.app.screen.query_one(f"#limit-{name}", Input) for name in suggested}
         assert {name: field.value for name, field in fields.items()} == suggested
+        for text in ("count from its first step", "max_steps in all", "max_epochs in all"):
+            assert text in bench.text()
         fields["max_steps"].value = "90"
         await bench.pilot.press("enter")
         await bench.until_seen("expected more than 100")
@@ -169,6 +172,20 @@ async def test_resuming_a_finished_run_asks_for_its_new_limits(
         request = bench.opener.requests[0].located()
         assert request.settings.max_steps == 130
         assert request.settings.max_epochs == int(suggested["max_epochs"])
+
+
+async def test_the_minutes_of_a_finished_run_are_those_in_all(tmp_path: Path):
+    plan = Plan(step=100, progress=1.0, last_step=100, elapsed_s=60.1, step_s=0.6, budget_s=60.0)
+    finished_model(tmp_path, {"minutes": 1}, {"elapsed_s": 60.1, "plan": plan})
+    async with running_app(tmp_path) as bench:
+        await bench.until_seen("Resume (step 100")
+        await bench.pilot.press("r")
+        await bench.until_seen("minutes in all (0: no limit)")
+        field = bench.app.screen.query_one("#limit-minutes", Input)
+        assert field.value == "2"
+        field.value = "1"
+        await bench.pilot.press("enter")
+        await bench.until_seen("minutes: got 1, expected more than 1, where the run has ended")
 
 
 async def test_the_dialog_of_a_finished_run_can_be_cancelled(tmp_path: Path):

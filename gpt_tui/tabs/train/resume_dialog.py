@@ -22,12 +22,15 @@ from gpt_tui.shared.pasting import LineInput
 from gpt_tui.shared.sanitize import one_line
 
 LABELS = {
-    "max_steps": "max_steps (0: no limit)",
-    "minutes": "minutes (0: no limit)",
-    "max_epochs": "max_epochs",
+    "max_steps": "max_steps in all (0: no limit)",
+    "minutes": "minutes in all (0: no limit)",
+    "max_epochs": "max_epochs in all",
     "patience": "patience (0: never stop early)",
-    "overfit_steps": "overfit_steps",
+    "overfit_steps": "overfit_steps in all",
 }
+
+
+LIMITS_TEXT = "It is resumed with these limits, which count from its first step."
 
 
 def end_of_run(info: CheckpointInfo) -> str:
@@ -66,7 +69,7 @@ class ResumeScreen(ModalScreen[dict[str, object] | None]):
         ended = f"It ended at step {integer(self._info.step)}: {end_of_run(self._info)}."
         with Vertical(id="dialog"):
             yield Static(Content.styled("Train a finished run longer", "bold"), id="dialog-title", markup=False)
-            yield Static(Content(f"{ended} It is resumed with these limits."), id="dialog-question", markup=False)
+            yield Static(Content(f"{ended} {LIMITS_TEXT}"), id="dialog-question", markup=False)
             for name, value in limits_to_ask(self._info).items():
                 yield Label(LABELS[name], markup=False)
                 yield LineInput(value, id=f"limit-{name}", compact=True)
