@@ -11,7 +11,8 @@ All models but the largest, the preset `mini`, have the layers of Qwen3 and are 
 several times by a model that is large for it is memorized without dropout and with little weight decay: both follow
 from passes and sizes (`REGULARIZATION`), unless the run starts from a file. The rate is constant after a short warm-up,
 and falls to 0 over the last half of the budget. Nothing but the deadline ends the run. Settings that were requested
-replace what the rule chooses, one by one: a requested preset fixes the model, and a file to start from does.
+replace what the rule chooses, one by one: a requested preset fixes the model, and a file to start from does. No
+`epoch_NNN` is saved: a short text has an epoch per second.
 
 `benchmarks/RESULTS.md` says which of these choices were measured, and how. `gpt-tui race` measures others.
 """
@@ -248,6 +249,7 @@ def _schedule(model: Candidate) -> dict[str, object]:
         "warmup_steps": max(1, round(warmup)), "cooldown": COOLDOWN,
         "min_lr_share": 0.0, "max_epochs": NO_LIMIT, "patience": 0, "best_metric": "loss",
         "improvement_threshold": 0.0, "eval_every_steps": max(1, round(every)), "eval_tokens": EVAL_TOKENS,
+        "save_epoch_number": 0,
     }  # fmt: skip
 
 

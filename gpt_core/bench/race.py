@@ -220,9 +220,8 @@ def race_cases(
     names = [name for choices in varied for name in choices[0]]
     if repeated := next((name for name in names if names.count(name) > 1), ""):
         raise ConfigError(f"--vary {repeated}: got it twice, expected all values in one list: {repeated}=A,B,C")
-    rest: dict[str, object] = {"patience": 0, "epsilon": 0.0, "max_epochs": NO_LIMIT, "hold_out": True}
-    if overrides.value("eval_file"):
-        rest["hold_out"] = False
+    rest: dict[str, object] = {"patience": 0, "epsilon": 0.0, "max_epochs": NO_LIMIT, "save_epoch_number": 0}
+    rest["hold_out"] = not overrides.value("eval_file")
     if steps:
         rest |= {"max_steps": steps, "eval_every_steps": _evaluation_interval(steps)}
     base = overrides._replace(layers=(("race", rest), *overrides.layers))

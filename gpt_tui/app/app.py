@@ -269,7 +269,7 @@ class GptApp(App[None]):
 
     def _announce(self, event: AnyEvent) -> None:
         match event:
-            case CheckpointSaved(kind=kind, path=path, step=step) if kind != "best":
+            case CheckpointSaved(path=path, step=step) if self.controller.take_requested_save(event):
                 self.notify(f"saved {one_line(PurePath(path).stem)} at step {integer(step)}", markup=False)
             case SaveFailed(error=error):
                 self.notify(one_line(error), title="not saved", severity="error", timeout=15, markup=False)

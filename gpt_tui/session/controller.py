@@ -134,6 +134,7 @@ class TrainingController:
         self.kept = ""
         """That a requested replacement of a run did not happen, in one line; "" if it did or none was requested."""
         self.request: RunRequest | None = None
+        self._save_requested_at: int | None = None  # step shown when a save was requested; None once it has ended
         self.exit_code = 0
         """Exit code with which a signal to another rank ends the program; else 0."""
         self.fatal: BaseException | None = None
@@ -155,7 +156,7 @@ class TrainingController:
         self.warning = self.kept = ""
         self._trainer = self._requests = None
         self._stop_asked.clear()
-        self._may_ask = True
+        self._may_ask, self._save_requested_at = True, None
         self._discarding = self._ended = self._seen_end = self._has_saved = False
         self._thread = threading.Thread(target=self._train, args=(request,), name="controller")
         self._thread.start()
@@ -185,6 +186,15 @@ class TrainingController:
         """Save after the current step."""
         if self._requests:
             self._requests.save()
+            self._save_requested_at = self.run.step
+
+    def take_requested_save(self, saved: CheckpointSaved) -> bool:
+        """Return True once per `save`, for the checkpoint that was saved after it."""
+        requested_at = self._save_requested_at
+        if requested_at is None or saved.kind != "latest" or saved.step < requested_at:
+            return False
+        self._save_requested_at = None
+        return True
 
     def evaluate(self) -> None:
         """Evaluate after the current step."""

@@ -146,6 +146,7 @@ def test_the_schedule_follows_the_budget_and_nothing_else_ends_the_run() -> None
     assert 0.02 * steps < settings.warmup_steps == 100
     assert (settings.cooldown, settings.min_lr_share, settings.patience) == (COOLDOWN, 0.0, 0)
     assert settings.max_epochs * 1000 > 100 * steps
+    assert settings.save_epoch_number == 0
     assert steps / settings.eval_every_steps <= 21
 
 
@@ -190,7 +191,14 @@ def test_all_models_but_the_largest_are_trained_by_muon() -> None:
 
 @pytest.mark.parametrize(
     ("assignment", "value"),
-    [("cooldown=0.2", 0.2), ("layers=3", 3), ("warmup_steps=7", 7), ("patience=2", 2), ("batch_size=4", 4)],
+    [
+        ("cooldown=0.2", 0.2),
+        ("layers=3", 3),
+        ("warmup_steps=7", 7),
+        ("patience=2", 2),
+        ("batch_size=4", 4),
+        ("save_epoch_number=5", 5),
+    ],
 )
 def test_a_requested_setting_wins(assignment: str, value: float) -> None:
     settings, _ = chosen(requested(5, assignment))

@@ -137,7 +137,8 @@ def test_a_run_of_so_many_steps_has_4_to_20_evaluations_and_its_last_step_is_one
 
 
 def test_the_runs_are_scored_on_the_end_of_the_training_text_unless_an_eval_text_is_named() -> None:
-    assert race_cases(read_overrides(), ["layers=1,2"], steps=10)[0].settings.hold_out
+    settings = race_cases(read_overrides(), ["layers=1,2"], steps=10)[0].settings
+    assert (settings.hold_out, settings.save_epoch_number) == (True, 0)
     named = read_overrides(options={"eval_file": "own.txt"})
     assert not race_cases(named, ["layers=1,2"], steps=10)[0].settings.hold_out
 

@@ -42,6 +42,20 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
 
 
+async def test_saves_that_were_not_requested_are_not_announced(tmp_path: Path):
+    async with real_app(tmp_path, save_every_steps=5, max_steps=1_000_000) as bench:
+        await bench.until_seen("Start training")
+        await bench.pilot.press("s")
+        await bench.until(lambda: bench.app.controller.run.saved is not None)
+        assert not list(bench.app._notifications)
+        await bench.pilot.press("w")
+        await bench.until(lambda: any(notice.message.startswith("saved ") for notice in bench.app._notifications))
+        saved = bench.app.controller.run.saved
+        assert saved is not None
+        await bench.until(lambda: bench.app.controller.run.saved != saved)
+        assert len([1 for notice in bench.app._notifications if notice.message.startswith("saved ")]) == 1
+
+
 async def test_a_failed_replacement_deletes_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def fail(*_arguments: object, **_options: object) -> None:
         raise CorpusError("the text cannot be read")

@@ -1,5 +1,6 @@
 """Text of the Train tab, the header and the countdown: pure functions."""
 
+import msgspec
 import pytest
 from rich.cells import cell_len
 from textual.content import Content
@@ -29,6 +30,23 @@ KEYS = {"start_now": "enter", "cursor_off": "esc", "chat": "c", "resume": "r", "
 def test_the_welcome_names_texts_that_are_not_used():
     assert ("note", "data/ has book.txt") in preview_rows(SETUP._replace(note="data/ has book.txt"), {})
     assert "note" not in dict(preview_rows(SETUP, {}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "when"),
+    [
+        ({}, "every 5 minutes, every 10 epochs and when it stops"),
+        ({"save_epoch_number": 0}, "every 5 minutes and when it stops"),
+        ({"save_epoch_number": 0, "save_every_minutes": 0, "save_every_steps": 0}, "when it stops"),
+        (
+            {"save_every_minutes": 0, "save_every_steps": 1, "save_epoch_number": 1},
+            "every step, every epoch and when it stops",
+        ),
+    ],
+)
+def test_the_welcome_says_when_files_are_saved(changes: dict[str, float], when: str):
+    settings = msgspec.structs.replace(SETUP.settings, **changes)
+    assert dict(preview_rows(SETUP._replace(settings=settings), {}))["saves"] == f"models/, {when}"
 
 
 def test_the_welcome_names_a_problem_in_place_of_the_texts():
