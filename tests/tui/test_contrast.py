@@ -9,6 +9,7 @@ from rich.style import Style
 from textual.app import App
 from textual.color import Color
 from textual.theme import BUILTIN_THEMES
+from textual.widgets import Button
 
 from gpt_tui.session.phase import Phase
 from gpt_tui.shared.button_row import ButtonRow
@@ -67,6 +68,22 @@ def test_a_theme_of_the_colors_of_the_terminal_lacks_no_variable(name: str) -> N
     theme = BUILTIN_THEMES[name]
     ansi = theme.to_color_system().generate() | theme.variables | own_variables(theme)
     assert set(own_variables(NIGHT)) <= set(ansi)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (160, 50)])
+@pytest.mark.parametrize("theme", [name for name in BUILTIN_THEMES if name not in COLORED])
+async def test_disabled_and_pressed_buttons_have_their_label_in_the_colors_of_the_terminal(
+    theme: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with still_app(monkeypatch, learned(), Phase.TRAINING, size) as (app, pilot):
+        app.theme = theme
+        app.query_one("#button-pause", Button).add_class("-active")
+        await pilot.pause()
+        row = app.query_one(ButtonRow).region
+        shown = "".join(strip.text for strip in app.screen._compositor.render_strips()[row.y : row.bottom])
+        assert app.query_one("#button-start", Button).disabled
+        for button in app.query_one(ButtonRow).query(Button):
+            assert str(button.label) in shown
 
 
 def test_the_contrast_ratio_is_that_of_wcag() -> None:
