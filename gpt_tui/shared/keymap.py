@@ -168,7 +168,7 @@ KEYS: tuple[Key, ...] = (
         "inside"),
     Key("inside.health", "5", "view('health')", "View: Health", "Health: norms, gradients, updates and dead units",
         "inside"),
-    Key("inside.ablation", "6", "view('ablation')", "View: Knock-out", "Knock-out: the eval loss without each part",
+    Key("inside.ablation", "6", "view('ablation')", "View: Knock-out", "Knock-out: the loss without each part",
         "inside"),
     Key("inside.neighbors", "7", "view('neighbors')", "View: Neighbors", "Neighbors: nearest tokens, and a map",
         "inside"),

@@ -158,7 +158,7 @@ def fixed_knock_out(layers: int = 4, heads: int = 4, done: int | None = None) ->
     sizes = {"head": 0.05, "mlp": 0.8, "block": 1.5}
     changes = [sizes[part.kind] * ((number * 7) % 11 - 2) / 9 for number, part in enumerate(parts)]
     effects = [Ablation(part, 3.2 + change, change) for part, change in zip(parts, changes, strict=True)]
-    return KnockOut(parts, effects[:done], 3.2, 4032)
+    return KnockOut(parts, effects[:done], 3.2, 4032, True)
 
 
 def fixed_neighbors(count: int = 60) -> Neighborhood:

@@ -38,7 +38,7 @@ async def test_a_removed_part_is_measured_and_chat_answers_without_it_until_it_i
     monkeypatch.setattr(InsideWorker, "measure", measure)
     async with looking(tmp_path, (120, 40), max_tokens=4) as bench:
         await bench.pilot.press("6")
-        await bench.until_seen("eval loss")
+        await bench.until_seen("loss of this text")
         await bench.pilot.press("down", "x")
         await bench.until_seen("Chat without layer 0 head 1: eval loss +0.125 (x: put back)")
         await bench.pilot.press("3")
@@ -101,7 +101,7 @@ async def test_a_measurement_of_an_earlier_model_is_not_shown_for_the_present_on
     monkeypatch.setattr(InsideWorker, "measure", lambda _, removed: wanted.append(removed))
     async with looking(tmp_path, (120, 40)) as bench:
         await bench.pilot.press("6")
-        await bench.until_seen("eval loss")
+        await bench.until_seen("loss of this text")
         await bench.pilot.press("down", "x", "r")
         await bench.until(lambda: len(wanted) == 2)
         tab = inside(bench)

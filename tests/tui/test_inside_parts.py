@@ -115,6 +115,10 @@ def test_the_lines_of_knock_out_fit_and_hold_the_cursor(size: Size, done: int | 
 def test_bars_are_relative_to_the_largest_of_their_kind_and_numbers_have_a_sign():
     text = text_of(list(KNOCK_OUT.lines(fixed_knock_out(), frame(Size(196, 52)))))
     assert "eval loss 3.200 intact, 4,032 tokens" in text
+    other = fixed_knock_out()._replace(is_eval_text=False)
+    text_of_other = text_of(list(KNOCK_OUT.lines(other, frame(Size(196, 52)))))
+    assert "loss of this text 3.200 intact" in text_of_other
+    assert "eval loss" not in text_of_other
     assert "layer 0 head 0    -0.011" in text
     bars = [len(part.split()[-1]) for part in text.split("layer")[1:] if "█" in part]
     assert sum(length == max(bars) for length in bars) >= 3

@@ -34,8 +34,9 @@ HELP: dict[str, str] = {
     "never fire on the probe: they learn nothing there. Gradient norms are those before clipping. Left and right move "
     "through the evaluations, up and down through the tensors. Try: train two runs with rates ten times apart, and "
     "compare how their updates differ.",
-    "ablation": "Knock-out: what the eval loss rises by when the output of one head, one MLP or one whole block is set "
-    "to 0, over some thousand tokens of the eval text (or the chosen text). A high bar is a part that the model needs; "
+    "ablation": "Knock-out: what the loss rises by when the output of one head, one MLP or one whole block is set to "
+    "0, over some thousand tokens of the eval text, or over the chosen text. What the title says of the parts that "
+    "Chat leaves out is always over the eval text. A high bar is a part that the model needs; "
     "about 0, one that it does not use, or whose work other parts do; below 0, one that harms it. Bars are relative "
     "to the largest of their kind: heads, MLPs, blocks. Try: press x on the most important head, go to Chat, and "
     "continue a text. What is missing? x puts the part back.",

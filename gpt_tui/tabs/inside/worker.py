@@ -271,7 +271,7 @@ class InsideWorker:
         self._effects[read] = effects
         task = Task(
             subject, extent.clamped(request.cursor), request.size, request.run, origin_of(held), self._histories,
-            effects,
+            effects, request.text == PROBE,
         )  # fmt: skip
         for result in request.view.compute(task):
             self._check(request)

@@ -1,4 +1,4 @@
-"""View Knock-out: the change of the eval loss without each head, MLP and block."""
+"""View Knock-out: the change of the loss without each head, MLP and block."""
 
 from __future__ import annotations
 
@@ -24,16 +24,18 @@ class KnockOut(NamedTuple):
         effects: Effect of the first of them.
         loss: Loss of the intact model; NaN before the first effect.
         tokens: Tokens that it is the mean of.
+        is_eval_text: They are of the eval text.
     """
 
     parts: Sequence[Part]
     effects: Sequence[Ablation]
     loss: float
     tokens: int
+    is_eval_text: bool
 
 
 class KnockOutView(InsideView[KnockOut]):
-    """A bar per head, MLP and block: how much the eval loss rises without it."""
+    """A bar per head, MLP and block: how much the loss of the text rises without it."""
 
     name = "ablation"
     title = "Knock-out"
@@ -46,13 +48,13 @@ class KnockOutView(InsideView[KnockOut]):
         effects = task.effects
         subject.progress("leaving out each part", len(effects) / len(parts))
         loss = effects[0].loss - effects[0].change if effects else float("nan")
-        yield KnockOut(parts, tuple(effects), loss, targets.size)
+        yield KnockOut(parts, tuple(effects), loss, targets.size, task.is_eval_text)
         if len(effects) == len(parts):
             return
         for effect in interpret.ablations(subject.gpt, inputs, targets, parts[len(effects) :]):
             effects.append(effect)
             subject.progress("leaving out each part", len(effects) / len(parts))
-            yield KnockOut(parts, tuple(effects), effect.loss - effect.change, targets.size)
+            yield KnockOut(parts, tuple(effects), effect.loss - effect.change, targets.size, task.is_eval_text)
 
     def lines(self, result: KnockOut, frame: Frame) -> Sequence[Line]:
         """Return the loss of the intact model and the page of parts with the cursor, in as many columns as fit."""
@@ -103,7 +105,8 @@ def cursor_at(parts: Sequence[Part], number: int, cursor: Cursor) -> Cursor:
 def header(result: KnockOut, width: int) -> list[Line]:
     """Return the loss of the intact model and what the numbers are."""
     done, count = len(result.effects), len(result.parts)
-    loss = f"eval loss {nats(result.loss)} intact, {integer(result.tokens)} tokens" if done else "measuring"
+    of_what = "eval loss" if result.is_eval_text else "loss of this text"
+    loss = f"{of_what} {nats(result.loss)} intact, {integer(result.tokens)} tokens" if done else "measuring"
     progress = f"   {done} of {count} parts" if done < count else ""
     meaning = "change without each part (x: leave it out in Chat); bars: relative to its kind"
     return [

@@ -97,6 +97,7 @@ class Task(NamedTuple):
         origin: Where the model is from.
         histories: Histories of checkpoints that have been read.
         effects: Effects of the first parts of the model on this text, to which further ones are added.
+        is_eval_text: The text is the beginning of the eval text.
     """
 
     subject: Subject
@@ -106,6 +107,7 @@ class Task(NamedTuple):
     origin: Origin
     histories: CheckpointHistories
     effects: list[Ablation]
+    is_eval_text: bool = True
 
 
 class Frame(NamedTuple):
