@@ -29,7 +29,7 @@ import msgspec
 
 from gpt_core.bench.estimate import CorpusStats, StepTime, estimate_memory, read_corpus_stats
 from gpt_core.bench.hardware import free_memory
-from gpt_core.bench.step_timing import measure_step_time
+from gpt_core.bench.step_timing import STEP_TIMES
 from gpt_core.config.presets import EVAL_TOKENS, PRESETS
 from gpt_core.config.resolve import Overrides
 from gpt_core.config.settings import GROUP_RATES, QWEN3, ModelShape, Settings
@@ -97,8 +97,8 @@ MODELS = (
 
 
 def timed(settings: Settings) -> StepTime:
-    """Measure the time per step."""
-    found = measure_step_time(settings)
+    """Return the time per step, measured unless it is known."""
+    found = STEP_TIMES(settings)
     assert found is not None  # nothing stops the measurement
     return found
 
@@ -228,8 +228,14 @@ def choose(overrides: Overrides, measurements: Measurements, progress: Progress 
     assert best is not None
     values, chosen = best
     regularization: dict[str, float] = {} if overrides.value("init_from") else _regularization(chosen)
-    is_dropped = regularization.get("dropout", 0.0) > 0 and "dropout" not in overrides.values
-    why_dropped = f"; dropout {regularization['dropout']:g}, because the text is repeated" if is_dropped else ""
+    if "dropout" in overrides.values:
+        regularization.pop("dropout", None)
+    dropout = regularization.get("dropout", chosen.settings.dropout)
+    is_dropped = regularization.get("dropout", 0.0) > 0
+    if dropout != chosen.settings.dropout:  # which takes time
+        settings = msgspec.structs.replace(chosen.settings, dropout=dropout)
+        chosen = chosen._replace(settings=settings, step_s=measurements.time(settings).step_s)
+    why_dropped = f"; dropout {dropout:g}, because the text is repeated" if is_dropped else ""
     reason = _reason(chosen, limit, is_smallest=is_smallest) + why_dropped
     return Choice(values | regularization | _schedule(chosen), reason)
 
@@ -258,9 +264,9 @@ def _reason(model: Candidate, limit: str, *, is_smallest: bool) -> str:
     minutes = model.settings.minutes
     rate = model.tokens / (60 * minutes)
     why = (
-        f"{minutes:g} minute{'s' * (minutes != 1)} at {rate:,.0f} tokens per second are {_short(model.tokens)} tokens, "
-        f"{ratio_text(model.passes)} passes over the text and {ratio_text(model.tokens / model.parameters)} tokens "
-        "per parameter"
+        f"{minutes:g} minute{'s' * (minutes != 1)} at {rate:,.0f} tokens per second, without evaluations, are "
+        f"{_short(model.tokens)} tokens, {ratio_text(model.passes)} passes over the text and "
+        f"{ratio_text(model.tokens / model.parameters)} tokens per parameter"
     )
     smallest = "; this is the smallest model" if is_smallest else ""
     return f"{_short(model.parameters)} parameters, because {why}{smallest}" + (f"; {limit}" if limit else "")
@@ -279,8 +285,8 @@ def _model(settings: Settings) -> str:
 
 
 def ratio_text(number: float) -> str:
-    """Format a number with one decimal, below 1 with two significant digits: 12.3, 0.98, 0.0045."""
-    return f"{number:.1f}" if number >= 1 else f"{number:.2g}"
+    """Format a number with one decimal, below 1 with two significant digits: 1,234.5, 12.3, 0.98, 0.0045."""
+    return f"{number:,.1f}" if number >= 1 else f"{number:.2g}"
 
 
 def _short(number: float) -> str:

@@ -114,6 +114,41 @@ def measure_step_time(settings: Settings, stopped: Callable[[], bool] = lambda: 
     )
 
 
+class StepTimes:
+    """Measured times per step. Each is measured once, so that all estimates of a process have the same one.
+
+    Args:
+        measure: Measures the time per step, as `measure_step_time` does.
+    """
+
+    def __init__(self, measure: Callable[[Settings, Callable[[], bool]], StepTime | None] = measure_step_time) -> None:
+        self._measure = measure
+        self._known: dict[tuple[object, ...], StepTime] = {}
+
+    def known(self, settings: Settings) -> StepTime | None:
+        """Return the time per step if it was measured before."""
+        return self._known.get(timing_key(settings))
+
+    def __call__(self, settings: Settings, stopped: Callable[[], bool] = lambda: False) -> StepTime | None:
+        """Return the time per step, measured now unless it is known; None if `stopped` returned True."""
+        found = self.known(settings) or self._measure(settings, stopped)
+        if found is not None:
+            self._known[timing_key(settings)] = found
+        return found
+
+
+STEP_TIMES = StepTimes()
+"""The times of this process."""
+
+
+def timing_key(settings: Settings) -> tuple[object, ...]:
+    """Return the settings that the time per step depends on."""
+    shape = tuple(getattr(settings, name) for name in ModelShape.__struct_fields__)
+    batches = (settings.batch_size, settings.micro_batch, window_length(settings))
+    updates = (settings.optimizer, settings.ema > 0, settings.freeze)
+    return (*shape, *batches, *updates, settings.threads, settings.precision, settings.dropout > 0)
+
+
 def _step_functions(
     workload: Workload, settings: Settings, products: ProductFormat
 ) -> tuple[Callable[[], None], Callable[[], None]]:

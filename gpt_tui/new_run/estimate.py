@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gpt_core.bench.budget_rule import MAX_PASSES, ratio_text
+from gpt_core.bench.budget_rule import ratio_text
 from gpt_core.bench.estimate import (
     CorpusStats,
     MemoryEstimate,
@@ -239,9 +239,10 @@ def budget_rows(settings: Settings, texts: CorpusStats, length: RunLength) -> li
     """Return what a time budget is enough for: tokens, passes over the text, and tokens per parameter."""
     tokens = length.max_steps * settings.batch_size * window_length(settings)
     passes = tokens / max(1, texts.train_tokens)
-    per_parameter = min(tokens, MAX_PASSES * texts.train_tokens) / parameter_count(settings.shape)
+    per_parameter = tokens / parameter_count(settings.shape)
     return [
         Row("budget", f"{short(tokens)} tokens, {ratio_text(passes)} passes"),
+        Row(DETAIL, "evaluations included", "dim"),
         Row(DETAIL, f"{ratio_text(per_parameter)} tokens per parameter", "dim"),
     ]
 

@@ -11,10 +11,10 @@ from typing import NamedTuple, Protocol
 
 from textual.message import Message
 
-from gpt_core.bench.estimate import CorpusStats, StepTime, read_corpus_stats, window_length
+from gpt_core.bench.estimate import CorpusStats, StepTime, read_corpus_stats
 from gpt_core.bench.hardware import free_memory
-from gpt_core.bench.step_timing import measure_step_time
-from gpt_core.config.settings import ModelShape, Settings
+from gpt_core.bench.step_timing import STEP_TIMES, StepTimes
+from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError, GptError
 from gpt_core.kernels import compute_threads
 from gpt_core.training.request import RunRequest
@@ -53,7 +53,7 @@ class Probes(NamedTuple):
     """
 
     texts: Callable[[Settings], CorpusStats] = read_corpus_stats
-    time: Callable[[Settings, IsStopped], StepTime | None] = measure_step_time
+    time: Callable[[Settings, IsStopped], StepTime | None] = STEP_TIMES
     free_memory: Callable[[], int | None] = free_memory
     wait_s: float = WAIT_S
     existing_run: Callable[[str], str] = existing_run
@@ -133,11 +133,11 @@ class Prober:
         self._number = 0
         self._stopped = threading.Event()
         self._timing_lock = threading.Lock()
-        self._known: dict[tuple[object, ...], StepTime] = {}
+        self._times = probes.time if isinstance(probes.time, StepTimes) else StepTimes(probes.time)
 
     def known_time(self, settings: Settings) -> StepTime | None:
         """Return the time per step if it was measured before."""
-        return self._known.get(timing_key(settings))
+        return self._times.known(settings)
 
     def start(self, settings: Settings) -> int:
         """Start a probe of a run's folder, text and speed. Returns the number of the request."""
@@ -175,7 +175,7 @@ class Prober:
             if stopped.is_set():
                 return
             try:
-                time = self.known_time(settings) or self._probes.time(settings, stopped.is_set)
+                time = self._times(settings, stopped.is_set)
             except MemoryError:
                 self._post(StepTimed(number, None, "not timed: not enough memory"))
                 return
@@ -183,13 +183,4 @@ class Prober:
                 self._post(StepTimed(number, None, f"not timed: {one_line(f'{type(error).__name__}: {error}', 200)}"))
                 return
             if time is not None:
-                self._known[timing_key(settings)] = time
                 self._post(StepTimed(number, time))
-
-
-def timing_key(settings: Settings) -> tuple[object, ...]:
-    """Return the settings that the time per step depends on."""
-    shape = tuple(getattr(settings, name) for name in ModelShape.__struct_fields__)
-    batches = (settings.batch_size, settings.micro_batch, window_length(settings))
-    updates = (settings.optimizer, settings.ema > 0, settings.freeze)
-    return (*shape, *batches, *updates, settings.threads, settings.precision, settings.dropout > 0)

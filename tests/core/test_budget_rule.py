@@ -121,7 +121,7 @@ def test_the_free_memory_limits_the_model() -> None:
 def test_the_reason_names_size_speed_and_passes() -> None:
     settings, reason = chosen(requested(5))
     assert reason.startswith(f"{parameter_count(settings.shape) / 1e6:.1f}M parameters, because 5 minutes at ")
-    assert " tokens per second are " in reason
+    assert " tokens per second, without evaluations, are " in reason
     assert " passes over the text and " in reason
     assert "; the next larger model, " in reason
 
@@ -135,7 +135,9 @@ def test_the_reason_says_that_the_smallest_model_is_the_smallest() -> None:
     assert "smallest" not in chosen(requested(0.001, preset="nano"))[1]
 
 
-@pytest.mark.parametrize(("number", "text"), [(12.34, "12.3"), (1, "1.0"), (0.13, "0.13"), (0.00451, "0.0045")])
+@pytest.mark.parametrize(
+    ("number", "text"), [(19196, "19,196.0"), (12.34, "12.3"), (1, "1.0"), (0.13, "0.13"), (0.00451, "0.0045")]
+)
 def test_small_ratios_have_two_significant_digits(number: float, text: str) -> None:
     assert ratio_text(number) == text
 
@@ -174,6 +176,15 @@ def test_a_text_that_is_repeated_has_dropout_and_more_weight_decay(
     settings, reason = chosen(requested(5), measurements(text_tokens=text_tokens))
     assert (settings.dropout, settings.weight_decay) == (dropout, weight_decay)
     assert (f"; dropout {dropout:g}, because the text is repeated" in reason) == (dropout > 0)
+
+
+def test_the_speed_in_the_reason_is_that_with_the_chosen_dropout() -> None:
+    def time(settings: Settings) -> StepTime:
+        return StepTime(0.2 if settings.dropout else 0.1, 0)
+
+    settings, reason = chosen(requested(5), measurements(text_tokens=50_000)._replace(time=time))
+    assert settings.dropout > 0
+    assert f" at {settings.batch_size * settings.seq_len / 0.2:,.0f} tokens per second" in reason
 
 
 def test_requested_dropout_wins_and_is_not_explained() -> None:

@@ -12,6 +12,7 @@ import pytest
 from textual.message import Message
 
 from gpt_core.bench.estimate import StepTime
+from gpt_core.bench.step_timing import STEP_TIMES, StepTimes
 from gpt_core.config.presets import preset
 from gpt_core.config.settings import Settings
 from gpt_core.errors import CorpusError
@@ -68,6 +69,21 @@ def test_a_known_step_time_is_not_measured_again():
         number = probe.start(settings)
         assert answers.first(StepTimed).number == number
     assert [settings.layers for settings in taken] == [4, 2]
+
+
+def test_all_estimates_of_a_process_have_the_same_step_time():
+    taken: list[Settings] = []
+
+    def timed(settings: Settings, _stopped: Callable[[], bool]) -> StepTime:
+        taken.append(settings)
+        return StepTime(1.0, 0.0)
+
+    times = StepTimes(timed)
+    (first, answers), (second, _) = prober(time=times), prober(time=times)
+    first.start(NANO)
+    assert answers.first(StepTimed).step_time == second.known_time(NANO) == times(NANO)
+    assert len(taken) == 1
+    assert Probes().time is STEP_TIMES
 
 
 def test_a_measurement_that_ends_as_a_new_request_begins_is_also_its_answer():
