@@ -62,10 +62,11 @@ class Probes(NamedTuple):
 
 
 class BudgetChosen(Message, bubble=False):
-    """The run for a time budget is known; `problem` says why not."""
+    """The run for a time budget, as `choose` has returned it; `problem` says why not."""
 
-    def __init__(self, request: RunRequest | None, problem: str = "") -> None:
+    def __init__(self, choose: Callable[[], RunRequest], request: RunRequest | None, problem: str = "") -> None:
         super().__init__()
+        self.choose = choose
         self.request = request
         self.problem = problem
 
@@ -75,9 +76,9 @@ def choose_in_thread(choose: Callable[[], RunRequest], post: Callable[[Message],
 
     def run() -> None:
         try:
-            chosen = BudgetChosen(choose())
+            chosen = BudgetChosen(choose, choose())
         except Exception as error:
-            chosen = BudgetChosen(None, one_line(str(error) or type(error).__name__))
+            chosen = BudgetChosen(choose, None, one_line(str(error) or type(error).__name__))
         post(chosen)
 
     # a daemon thread, so that the program exits without waiting for the measurement

@@ -142,6 +142,29 @@ async def test_the_key_chooses_another_time_and_cancels_the_countdown(tmp_path: 
 
 
 @pytest.mark.slow
+async def test_the_key_chooses_another_time_while_the_speed_is_measured(tmp_path: Path) -> None:
+    measured, ended = threading.Event(), []
+
+    def measure(minutes: float) -> RunRequest:
+        if minutes < 480:
+            measured.wait(LONG_S)
+        ended.append(minutes)
+        return budget_run(minutes)
+
+    async with first_start(tmp_path, measure) as bench:
+        await bench.until_seen("Train for 5 minutes")
+        await bench.pilot.press("f")
+        await bench.until_seen("Train for 30 minutes")
+        await bench.pilot.press("f")
+        await bench.until_seen("because 480 minutes are enough")
+        measured.set()
+        await bench.until(lambda: len(ended) == 3)
+        await bench.pilot.pause()
+        assert "because 480 minutes are enough" in bench.text()
+        assert not list(bench.app._notifications)
+
+
+@pytest.mark.slow
 async def test_leaving_the_set_up_screen_unchanged_during_the_measurement_keeps_the_time_budget(tmp_path: Path) -> None:
     measured = threading.Event()
 

@@ -170,7 +170,7 @@ class TrainTab(RunRequests):
     @property
     def _can_choose_time(self) -> bool:
         """True before the first run of the session, where its settings can follow from a time budget."""
-        return self._probes.budget is not None and not self._is_choosing and self._controller.run.started is None
+        return self._probes.budget is not None and self._controller.run.started is None
 
     # -- the countdown of a first start
 

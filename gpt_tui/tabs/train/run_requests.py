@@ -79,8 +79,10 @@ class RunRequests(Vertical):
         self._next = NextRun(settings, preset_name)
         self.preview = RunPreview(settings, preset_name)
         self._hints = KeyHints(self)
-        self._is_choosing = False
-        """True while this machine is measured for a time budget."""
+        self._choosing: Callable[[], RunRequest] | None = None
+        """Returns the run for a time budget, in a thread that measures this machine; None while there is none."""
+        self._minutes = 0.0
+        """That time budget."""
         self._starts_when_chosen = False
         """True if the run starts once its settings are chosen."""
 
@@ -117,15 +119,16 @@ class RunRequests(Vertical):
     def choose_budget(self, minutes: float) -> None:
         """Measure this machine, in a thread, and take the settings that follow from a time budget."""
         assert self._probes.budget is not None
-        self._is_choosing, self._starts_when_chosen = True, False
+        self._choosing, self._minutes = partial(self._probes.budget, minutes), minutes
+        self._starts_when_chosen = False
         self.query_one(Welcome).show_measuring(minutes)
-        choose_in_thread(partial(self._probes.budget, minutes), self.post_message)
+        choose_in_thread(self._choosing, self.post_message)
 
     @on(BudgetChosen)
     def _budget_chosen(self, message: BudgetChosen) -> None:
-        if not self._is_choosing:
-            return  # other settings were typed meanwhile
-        starts, self._is_choosing, self._starts_when_chosen = self._starts_when_chosen, False, False
+        if message.choose is not self._choosing:
+            return  # another time was chosen, or other settings were typed meanwhile
+        starts, self._choosing, self._starts_when_chosen = self._starts_when_chosen, None, False
         if message.request is not None and not self._controller.alive:
             self._next.follow_budget(message.request)
         if message.problem:
@@ -136,7 +139,7 @@ class RunRequests(Vertical):
 
     def action_next_budget(self) -> None:
         """Choose the next longer time budget, the shortest one after the longest."""
-        self.choose_budget(next_budget(self.settings.minutes))
+        self.choose_budget(next_budget(self.settings.minutes if self._choosing is None else self._minutes))
 
     # -- requests
 
@@ -190,7 +193,7 @@ class RunRequests(Vertical):
 
     def action_start(self) -> None:
         """Start a new run, once its settings are chosen."""
-        if self._is_choosing:
+        if self._choosing is not None:
             self._starts_when_chosen = True
             self.query_one(Welcome).show_start_after_measuring()
         else:
@@ -214,7 +217,7 @@ class RunRequests(Vertical):
         if result == SetupResult(shown):  # left as it was; a time budget may have been chosen meanwhile
             self.read_preview()
             return
-        self._is_choosing = False  # what was typed counts
+        self._choosing = None  # what was typed counts
         if problem := self._next.configure(result):
             self.notify(f"settings not changed: {one_line(problem)}", severity="warning", markup=False)
             self.read_preview()
@@ -262,7 +265,7 @@ class RunRequests(Vertical):
         if result.settings is None:
             self.read_preview()
             return False
-        self._is_choosing = False
+        self._choosing = None
         self._next.configure(result)
         self._settings_changed()
         self._start()
