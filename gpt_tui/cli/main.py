@@ -93,11 +93,14 @@ class Command(NamedTuple):
     function: str
 
 
-def add_settings(parser: Parser, *, has_files: bool = False) -> None:
+def add_settings(
+    parser: Parser, *, folder: str = "folder for checkpoints and the log (default: models)", has_files: bool = False
+) -> None:
     """Add the options for settings. Their values are validated with the settings, not by the parser.
 
     Args:
         parser: Parser of the command.
+        folder: Meaning of `--models-dir`.
         has_files: The command has arguments of its own, which may follow the options.
     """
     text = "nano (1M parameters, the default), micro (10M), mini (57.5M), induction (experiment with a generated text)"
@@ -111,7 +114,7 @@ def add_settings(parser: Parser, *, has_files: bool = False) -> None:
         ("--threads", "N", "compute threads (0: one per core)"),
         ("--learning-rate", "X", "learning rate of all parameters"),
         ("--init-from", "FILE", "start from the weights and the tokenizer of a checkpoint (fine-tuning)"),
-        ("--models-dir", "DIR", "folder for checkpoints and the log (default: models)"),
+        ("--models-dir", "DIR", folder),
         ("--max-steps", "N", "stop after N optimizer steps, counted from the start of the run"),
         ("--minutes", "N", "stop after N minutes of training; pauses and the time between sessions do not count"),
     ):
@@ -257,7 +260,7 @@ def add_race(parser: Parser) -> None:
     text = "runs per case, with the seeds from --seed on (default: 3)"
     parser.add_argument("--seeds", metavar="N", type=whole_number, default=3, help=text)
     parser.add_argument("--steps", metavar="N", type=whole_number, help="steps per run, in place of --minutes")
-    add_settings(parser)
+    add_settings(parser, folder="folder of the race, with a folder per run (default: race)")
     add_json(parser)
 
 

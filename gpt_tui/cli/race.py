@@ -37,6 +37,7 @@ from gpt_tui.shared.formatting import counted, integer
 from gpt_tui.shared.sanitize import one_line
 
 FOLDER, MANIFEST = "race", "race.json"
+NO_SCORE = "–"
 MAX_SEEDS = 1000
 MAX_MANIFEST_BYTES = 1 << 24
 
@@ -218,7 +219,12 @@ def report(folder: Path, cases: Sequence[Case], runs: Sequence[RaceRun], *, as_j
         length = f"{settings.minutes:g} minute{'s' * (settings.minutes != 1)}"
     text = "the eval text" if settings.eval_file else "the held-out end of the training text"
     print(f"{length} per run, {counted(len(seeds), 'paired seed')}: bits per byte of {text}, lower is better")
-    print("\n".join(table(results)))
+    lines = table(results)
+    print("\n".join(lines))
+    if any(NO_SCORE in line.split() for line in lines):
+        print(
+            f"{NO_SCORE}: no run has an evaluation, or no pair of runs has one up to the time or tokens of the shorter run"
+        )
     print("± is the standard error of the mean of the paired differences; time and tokens/s are of the training steps,")
     print(f"without evaluations; runs in {one_line(shown_path(folder))}/")
 
@@ -229,7 +235,7 @@ def table(results: Sequence[CaseResult]) -> list[str]:
     lines = [f"{'case':<{width}}  {'bits/byte':>9}  {'at equal time':>18}  {'at equal tokens':>18}  {'tokens/s':>8}"]
     for result in results:
         known = [score for score in result.bits_per_byte if score is not None]
-        mean = f"{sum(known) / len(known):.4f}" if known else "–"
+        mean = f"{sum(known) / len(known):.4f}" if known else NO_SCORE
         lines.append(
             f"{one_line(result.name):<{width}}  {mean:>9}  {difference_text(result.equal_time):>18}  "
             f"{difference_text(result.equal_tokens):>18}  {integer(round(result.tokens_per_s)):>8}"
@@ -242,5 +248,5 @@ def difference_text(found: Difference | None) -> str:
     if found is None:
         return "baseline"
     if found.mean is None:
-        return "–"
+        return NO_SCORE
     return f"{found.mean:+.4f}" + (f" ± {found.standard_error:.4f}" if found.standard_error is not None else "")

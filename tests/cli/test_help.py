@@ -39,6 +39,13 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out.startswith(f"usage: gpt-tui {command}")
 
 
+def test_the_default_folder_of_a_race_is_not_that_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["race", "--help"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "(default: race)" in printed
+    assert "(default: models)" not in printed
+
+
 def test_what_users_read_has_the_spelling_of_the_options_and_views() -> None:
     other = re.compile(r"(?i)colour|neighbour|behaviour|favour|licence|grey\b")  # --view neighbors, NO_COLOR
     found = [

@@ -56,6 +56,7 @@ def test_a_race_trains_each_case_with_each_seed_and_prints_the_differences(
     assert lines[3].startswith("learning_rate=0.0001 ")
     assert lines[3].count(" ± ") == 2
     assert lines[5] == "without evaluations; runs in race/"
+    assert "–" not in out
     assert [line.split(",")[0] for line in err.splitlines()] == [f"run {number} of 4" for number in range(1, 5)]
     assert len(log_folders([tmp_path])) == 4  # which the Runs tab lists
 
@@ -87,6 +88,15 @@ def test_json_has_every_score_and_difference(capsys: pytest.CaptureFixture[str])
     pairs = zip(other["bits_per_byte"], baseline["bits_per_byte"], strict=True)
     assert other["equal_tokens"]["values"] == pytest.approx([right - left for right, left in pairs])
     assert other["equal_tokens"]["mean"] > 0  # a rate that is too low
+
+
+def test_a_dash_in_the_table_is_explained(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    unknown = comparison.Difference(None, None, [None, None])
+    monkeypatch.setattr(comparison, "difference", lambda *_: unknown)
+    assert race() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[3].count(" – ") == 2
+    assert lines[4].startswith("–: ")
 
 
 def test_the_same_command_repeats_no_finished_run_and_prints_the_same(
