@@ -126,6 +126,21 @@ async def test_the_views_share_one_cursor(tmp_path: Path):
 
 
 @pytest.mark.slow
+async def test_the_footer_has_only_the_actions_that_the_view_has(tmp_path: Path):
+    async with looking(tmp_path, (160, 40)) as bench:
+        shown = {}
+        for number, view in enumerate(VIEWS, 1):
+            await bench.pilot.press(str(number))
+            await bench.pilot.pause()
+            footer = bench.text().splitlines()[-1]
+            shown[view.name] = ("x Remove" in footer, "⏎ Choose" in footer or "enter Choose" in footer)
+        assert shown == {
+            "tokens": (False, True), "lens": (False, False), "attention": (True, False), "heads": (True, True),
+            "health": (False, False), "ablation": (True, False), "neighbors": (False, False),
+        }  # fmt: skip
+
+
+@pytest.mark.slow
 async def test_enter_on_an_alternative_generates_from_there_in_chat_with_the_same_model(tmp_path: Path):
     save_model(tmp_path)
     best = save_model(tmp_path, "best", seed=4)

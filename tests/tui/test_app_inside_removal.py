@@ -52,7 +52,9 @@ async def test_a_removed_part_is_measured_and_chat_answers_without_it_until_it_i
         await bench.until_seen("step 103, without layer 0 head 1")
         await bench.pilot.press("f6", "r")
         await bench.until(lambda: len(measured) == 2)
-        await bench.pilot.press("6", "x")
+        await bench.pilot.press("6")
+        await bench.until_seen("loss of this text")
+        await bench.pilot.press("x")
         await bench.until(lambda: "without" not in bench.text().replace("change without", ""))
         assert measured == [(Part("head", 0, 1),)] * 2
         await bench.pilot.press("f3")

@@ -177,6 +177,7 @@ def test_the_note_of_a_removed_part_has_the_change_of_the_loss(change: float | s
     assert note.startswith("Chat without layer 1 block: ")
     assert words in note
     assert note.endswith("(x: put back)")
+    assert "put back" not in removed_note((Part("block", 1),), change, has_key=False)
 
 
 @pytest.mark.parametrize("weights", ["float32", "int8"])

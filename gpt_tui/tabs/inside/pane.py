@@ -239,7 +239,9 @@ class InsideTab(Vertical):
     def _show(self) -> None:
         for side in range(len(self._choices.models)):
             canvas, outcome, frame = self._canvas(side), self._outcomes[side], self._frame(side)
-            note = removed_note(self._removed.parts, self._measured) if side == 0 else ""
+            note = ""
+            if side == 0:
+                note = removed_note(self._removed.parts, self._measured, has_key="remove" in self._view.actions)
             if isinstance(outcome, Outcome) and frame is not None:
                 kind = self._choices.kind
                 shown = title(outcome.name, kind, outcome.extent, outcome.total, self._progress)
@@ -269,6 +271,10 @@ class InsideTab(Vertical):
 
     # -- keys and the mouse
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Hide the actions that do nothing in the view."""
+        return action != "act" or parameters[0] in self._view.actions
+
     def action_view(self, name: str) -> None:
         """Show a view."""
         if name == self._view.name:
@@ -277,6 +283,7 @@ class InsideTab(Vertical):
         self._outcomes, self._progress = [None] * SIDES, ""
         self._cursor = self._cursor._replace(choice=None)
         self.query_one("#inside-bar", Canvas).show(view_bar_lines(name))
+        self.refresh_bindings()
         self._ask()
         self._show()
 

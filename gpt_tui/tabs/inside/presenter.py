@@ -63,11 +63,17 @@ def message_lines(problem: str, progress: str, width: int) -> list[Line]:
     return [(), *([Span(line, style="bad")] for line in wrapped(f"✗ {problem}", max(1, width)))]
 
 
-def removed_note(removed: tuple[Part, ...], change: float | str | None) -> str:
-    """Return which parts Chat leaves out and the change of the eval loss, None while it is being measured."""
+def removed_note(removed: tuple[Part, ...], change: float | str | None, *, has_key: bool = True) -> str:
+    """Return which parts Chat leaves out and the change of the eval loss, None while it is being measured.
+
+    Args:
+        removed: The parts.
+        change: The change, or why it is not known.
+        has_key: The key that puts them back works in the visible view.
+    """
     if not removed:
         return ""
     effect = "eval loss is being measured" if change is None else change
     if isinstance(effect, float):
         effect = f"eval loss {effect:+.3f}"
-    return f"Chat {without(removed)}: {effect} (x: put back)"
+    return f"Chat {without(removed)}: {effect}{' (x: put back)' * has_key}"

@@ -71,7 +71,7 @@ class AttentionView(InsideView[AttentionResult]):
 
     name = "attention"
     title = "Attention"
-    shows_head = True
+    actions = frozenset({"remove"})
 
     def needs(self, cursor: Cursor, size: Size) -> Hashable:
         """Return the size, which the thumbnails are made for."""

@@ -22,7 +22,18 @@ from gpt_tui.tabs.inside.views.history import (
     point_at,
     steps_range,
 )
-from gpt_tui.tabs.inside.views.view import Action, Continuation, Cursor, Extent, Frame, InsideView, Move, Task, moved
+from gpt_tui.tabs.inside.views.view import (
+    Action,
+    Continuation,
+    Cursor,
+    Extent,
+    Frame,
+    InsideView,
+    Move,
+    Removal,
+    Task,
+    moved,
+)
 
 ENTROPY = HEAD_SCORES.index("entropy")
 LABEL, VALUE = 8, 8  # cells of the name of a head before its strip, and of its value after it
@@ -38,7 +49,7 @@ class HeadsView(InsideView[StatsHistory]):
     name = "heads"
     title = "Heads"
     needs_text = False
-    shows_head = True
+    actions = frozenset({"enter", "remove"})
 
     def compute(self, task: Task) -> Iterator[StatsHistory]:
         """Yield the history of the heads."""
@@ -79,10 +90,10 @@ class HeadsView(InsideView[StatsHistory]):
         by = {"left": -1, "right": 1, "page_up": -10, "page_down": 10, "home": -len(steps), "end": len(steps)}[move]
         return cursor._replace(step=steps[max(0, min(selected(result, cursor) + by, len(steps) - 1))])
 
-    def act(self, result: StatsHistory, frame: Frame, action: Action) -> Cursor | Continuation | None:
-        """Show the next score."""
+    def act(self, result: StatsHistory, frame: Frame, action: Action) -> Cursor | Continuation | Removal | None:
+        """Show the next score, or remove the head at the cursor."""
         if action != "enter":
-            return None
+            return super().act(result, frame, action)
         return frame.cursor._replace(score=(frame.cursor.score + 1) % len(HEAD_SCORES))
 
 

@@ -39,6 +39,7 @@ class KnockOutView(InsideView[KnockOut]):
 
     name = "ablation"
     title = "Knock-out"
+    actions = frozenset({"remove"})
 
     def compute(self, task: Task) -> Iterator[KnockOut]:
         """Yield the effects so far, at first those that were measured before, then after each part."""

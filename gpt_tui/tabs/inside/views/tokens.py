@@ -20,6 +20,7 @@ class TokensView(InsideView[TokenPredictions]):
 
     name = "tokens"
     title = "Tokens"
+    actions = frozenset({"enter"})
 
     def compute(self, task: Task) -> Iterator[TokenPredictions]:
         """Yield the predictions."""

@@ -8,7 +8,7 @@ draws.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar
 
@@ -141,13 +141,13 @@ class InsideView(ABC, Generic[Result]):
         name: Name in the key table, in the registry and in the help texts.
         title: Title in the bar of the views.
         needs_text: False if the view shows something for a model whose text is not found.
-        shows_head: The head at the cursor is visible, so that it can be removed.
+        actions: Actions of `act` that do something in the view.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     needs_text: ClassVar[bool] = True
-    shows_head: ClassVar[bool] = False
+    actions: ClassVar[Set[Action]] = frozenset()
 
     def needs(self, cursor: Cursor, size: Size) -> Hashable:
         """Return what the result depends on besides model and text: `compute` runs again for another value."""
@@ -178,9 +178,9 @@ class InsideView(ABC, Generic[Result]):
     def act(self, result: Result, frame: Frame, action: Action) -> Cursor | Continuation | Removal | None:
         """Return what a key for an action does: a cursor, a request to another tab, or None for nothing.
 
-        By default, removing is of the head at the cursor, in a view that shows one.
+        By default, removing is of the head at the cursor.
         """
-        if action == "remove" and self.shows_head:
+        if action == "remove" and "remove" in self.actions:
             return Removal(Part("head", frame.cursor.layer, frame.cursor.head))
         return None
 
