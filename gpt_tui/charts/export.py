@@ -13,9 +13,20 @@ import numpy as np
 from gpt_core.training.metrics import Metric
 from gpt_tui.charts.axes import YAxis, linear_ticks, tick_labels, time_labels, time_ticks
 from gpt_tui.charts.baselines import ChartBaseline
-from gpt_tui.charts.overlay import OverlaySeries
+from gpt_tui.charts.overlay import NamedRun, OverlaySeries
 from gpt_tui.charts.raster import row_of
-from gpt_tui.charts.series import LOSS_NAMES, Array, Axis, ChartSeries, Names, Plane, curve_of, marks_of
+from gpt_tui.charts.series import (
+    LOSS_NAMES,
+    Array,
+    Axis,
+    ChartSeries,
+    Names,
+    Plane,
+    curve_of,
+    is_averaged,
+    is_evaluated,
+    marks_of,
+)
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.sanitize import printable
 
@@ -165,13 +176,19 @@ def curve_csv(state: RunState, shown: Metric) -> str:
     return _csv(CSV_HEADER, sorted(rows, key=lambda row: int(str(row[0]))))
 
 
-def overlay_csv(series: OverlaySeries, names: Mapping[int, str], axis: Axis, shown: Metric) -> str:
-    """Return the lines of a comparison as CSV, one row per point."""
-    rows = [
-        (names[line.number], x, y)
-        for line in series.lines for x, y in zip(line.x.tolist(), line.y.tolist(), strict=True)
-    ]  # fmt: skip
-    return _csv(("run", X_NAMES[axis], shown.name), rows)
+def overlay_csv(runs: Sequence[NamedRun], shown: Metric) -> str:
+    """Return the complete curves of compared runs as CSV, one row per point: what `line_of` draws, not thinned."""
+    transform = shown.transform or (lambda value: value)
+    rows: list[tuple[object, ...]] = []
+    for run in runs:
+        if is_evaluated(shown):
+            points = run.state.evaluations
+            rows += [(run.name, point.step, point.tokens, point.elapsed_s, shown.read(point)) for point in points]
+            continue
+        for step, tokens, seconds, _, high, smoothed in curve_of(run.state, shown).rows().tolist():
+            value = transform(smoothed if is_averaged(shown) else high)
+            rows.append((run.name, int(step), int(tokens), seconds, value))
+    return _csv(("run", "step", "tokens", "seconds", shown.name), rows)
 
 
 def _csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

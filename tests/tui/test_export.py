@@ -13,7 +13,8 @@ import pytest
 from gpt_core.training.metrics import metric
 from gpt_tui.charts.axes import y_axis
 from gpt_tui.charts.chart import Chart
-from gpt_tui.charts.export import chart_lines, curve_csv, samples_markdown, svg
+from gpt_tui.charts.export import chart_lines, curve_csv, overlay_csv, samples_markdown, svg
+from gpt_tui.charts.overlay import NamedRun
 from gpt_tui.charts.series import chart_series
 from gpt_tui.session.phase import Phase
 from gpt_tui.session.run_events import advance_all
@@ -56,6 +57,19 @@ def test_losses_that_are_not_finite_are_gaps_of_an_exported_line() -> None:
 
 
 @pytest.mark.essential
+@pytest.mark.parametrize("name", ["train_loss", "eval_loss"])
+def test_the_csv_of_a_comparison_has_the_points_of_the_log(name: str) -> None:
+    state = learned()
+    rows = list(csv.DictReader(overlay_csv([NamedRun(1, "a", state)], metric(name)).splitlines()))
+    assert list(rows[0]) == ["run", "step", "tokens", "seconds", name]
+    if name == "eval_loss":
+        assert [float(row[name]) for row in rows] == [point.loss for point in state.evaluations]
+    else:
+        curve = state.curve.rows()
+        assert [int(row["step"]) for row in rows] == curve[:, 0].tolist()
+        assert [int(row["tokens"]) for row in rows] == curve[:, 1].tolist()
+
+
 def test_the_csv_has_every_step_and_the_evaluations() -> None:
     rows = list(csv.DictReader(curve_csv(learned(), metric("train_loss")).splitlines()))
     steps = [row for row in rows if row["smoothed"]]

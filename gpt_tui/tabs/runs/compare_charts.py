@@ -75,9 +75,8 @@ class OverlayChart(Chart):
         return overlay_lines(series, self._names, colors)
 
     def as_csv(self, series: Plane, shown: Metric) -> str:
-        """Return the exported points."""
-        assert isinstance(series, OverlaySeries)
-        return overlay_csv(series, self._names, self.view.axis, shown)
+        """Return the exported data."""
+        return overlay_csv(self.runs, shown)
 
     def _write_border(self) -> None:
         shown, plan = metric(self.metric), self._plan()
