@@ -117,7 +117,7 @@ class TrainingState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         train_loss: Moving average of the step losses (`gpt_core.training.metrics.smooth`), None without one.
         averaged_steps: Number of losses in that average.
         last_losses: Losses of the last steps, by which a divergence is detected (`gpt_core.training.losses`).
-        high_loss_since: First step of those whose losses have been too high since then; None while they are not.
+        high_loss_since: Step since which losses have been too high, None while they are not.
         last_eval: Scores of the last evaluation, None without one.
         loss_sum: Sum of the losses of all targets in the current epoch, in nats.
         loss_count: Number of these targets.
