@@ -22,6 +22,7 @@ from gpt_core.errors import CorpusError, RunExistsError
 from gpt_core.training.request import RunRequest
 from gpt_tui.app.app import GptApp
 from gpt_tui.new_run.estimate import existing_run_note, ready_note
+from gpt_tui.new_run.fields import explanation
 from gpt_tui.new_run.form import SetupForm
 from gpt_tui.new_run.panel import EstimatePanel
 from gpt_tui.new_run.screen import SetupScreen, copied_form_state, typed_after
@@ -154,6 +155,16 @@ def test_an_existing_run_and_what_to_do_are_one_line():
     assert ready_note(2, asks=True) == "✗ 2 invalid fields"
 
 
+async def test_long_messages_are_wrapped_at_80_columns(tmp_path: Path):
+    saved_model(tmp_path, "latest", 100, seed=1)
+    async with set_up(tmp_path) as bench:
+        await bench.until_seen("• ready; Start asks first")
+        bench.app.screen.query_one("#setting-document").focus()
+        meaning = explanation("document", "nano", "")[0]
+        last_words = (" ".join(meaning.split()[-2:]), "another models_dir.")
+        await bench.until(lambda: all(words in " ".join(bench.text().split()) for words in last_words))
+
+
 async def test_an_invalid_field_is_shown_at_once_and_nothing_can_start(tmp_path: Path):
     async with set_up(tmp_path) as bench:
         await type_in(bench, "num_heads", "5")
@@ -221,7 +232,7 @@ async def test_the_estimate_shows_what_a_folder_of_texts_holds(tmp_path: Path, m
         await bench.until_seen("has no field 'text'")
         await type_in(bench, "text_field", "body")
         await bench.until_seen("Über die Brücke")
-        await bench.until_seen("documents  42")
+        await bench.until_seen("documents  about 42")
         await bench.until_seen("2 files")
 
 
