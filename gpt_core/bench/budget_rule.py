@@ -41,7 +41,7 @@ from gpt_core.training.fine_tuning import resolve_new
 from gpt_core.training.request import Newest, RunRequest, request_with
 
 MAX_PASSES = 20
-REGULARIZATION = ((200, 0.3, 0.5), (100, 0.2, 0.5), (40, 0.1, 0.5), (12, 0.1, 0.3), (-1, 0.0, 0.1))
+REGULARIZATION = ((200, 0.3, 0.5), (100, 0.2, 0.5), (15, 0.1, 0.5), (-1, 0.0, 0.1))
 """(bound, dropout, weight decay): the first entry whose bound `Candidate.memorization` exceeds."""
 MEMORY_SHARE = 0.5  # of the free memory
 WARMUP_SHARE, MIN_WARMUP, MAX_WARMUP = 0.02, 100, 200
