@@ -112,8 +112,11 @@ def test_the_newest_sample_comes_from_the_end_of_a_log(tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("size", "panels"), [((80, 24), 0), ((120, 40), 1), ((160, 50), 1), ((200, 60), 2)])
-async def test_a_larger_terminal_shows_more_and_cuts_nothing(tmp_path: Path, size: tuple[int, int], panels: int):
-    async with running_app(tmp_path, size=size, countdown_s=600.0) as bench:
+async def test_a_larger_terminal_shows_more_and_cuts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], panels: int
+):
+    monkeypatch.chdir(tmp_path)
+    async with running_app(Path("models"), size=size, countdown_s=600.0) as bench:
         await bench.until_seen("on this computer")
         await bench.until_seen("Esc: cancel)") if size[0] < 160 else await bench.until_seen("cancel)")
         text = bench.text()
