@@ -227,15 +227,12 @@ def choose(overrides: Overrides, measurements: Measurements, progress: Progress 
         best, is_smallest = (values, found), best is None and not is_fixed
     assert best is not None
     values, chosen = best
-    regularization: dict[str, float] = {} if overrides.value("init_from") else _regularization(chosen)
-    if "dropout" in overrides.values:
-        regularization.pop("dropout", None)
-    dropout = regularization.get("dropout", chosen.settings.dropout)
-    is_dropped = regularization.get("dropout", 0.0) > 0
-    if dropout != chosen.settings.dropout:  # which takes time
-        settings = msgspec.structs.replace(chosen.settings, dropout=dropout)
-        chosen = chosen._replace(settings=settings, step_s=measurements.time(settings).step_s)
-    why_dropped = f"; dropout {dropout:g}, because the text is repeated" if is_dropped else ""
+    regularization = {} if overrides.value("init_from") else _regularization(chosen)
+    regularization = {name: value for name, value in regularization.items() if name not in overrides.values}
+    settings = msgspec.structs.replace(chosen.settings, **regularization)
+    chosen = chosen._replace(settings=settings, step_s=measurements.time(settings).step_s)  # dropout takes time
+    dropout = regularization.get("dropout", 0.0)
+    why_dropped = f"; dropout {dropout:g}, because the text is repeated" if dropout > 0 else ""
     reason = _reason(chosen, limit, is_smallest=is_smallest) + why_dropped
     return Choice(values | regularization | _schedule(chosen), reason)
 

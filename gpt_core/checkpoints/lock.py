@@ -1,9 +1,8 @@
 """Lock of a models folder: one trainer per folder, and which process it is.
 
-The lock is an advisory lock on the file `.lock`. It belongs to the open file, which forked children share: `release`
-removes it at once, and the operating system when the process ends, however it ends, and with it all children that it
-forked meanwhile. The file also holds the process id, the host name, the command and the PID namespace of the holder,
-one per line.
+The lock is an advisory lock on the file `.lock`. `release` removes it; else the operating system does, once the process
+has ended, however it ends, and all children that it has forked meanwhile, which share the open file. The file also
+holds the process id, the host name, the command and the PID namespace of the holder, one per line.
 
 `lock_holder` finds the holder without taking the lock: taking it, even for a moment, would make a trainer that starts
 in this moment fail. On Linux the trainer also holds a lock of the open file (F_OFD_SETLK), which can be tested from any

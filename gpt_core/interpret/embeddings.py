@@ -59,7 +59,7 @@ def neighbors(
     """
     wte = parameters[WTE]
     asked = as_ids(tokens)
-    others = as_ids(range(len(wte)) if candidates is None else candidates, "candidates")
+    others = as_ids(np.arange(len(wte)) if candidates is None else candidates, "candidates")
     for name, ids in (("tokens", asked), ("candidates", others)):
         if ids.ndim != 1 or (ids.size and not 0 <= ids.min() <= ids.max() < len(wte)):
             raise ValueError(f"{name}: expected ids (N,) from 0 to {len(wte) - 1}")

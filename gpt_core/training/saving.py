@@ -229,9 +229,9 @@ class Saver:
         run, state = self._run, self._run.state
         if not state.is_scored or state.best_step == state.step:
             return self._checkpoint()
-        folders = [run.store.folder, *([run.resumed_from.parent] if run.resumed_from is not None else [])]
-        for folder in folders:
-            for found in CheckpointStore(folder).list():
+        stores = [run.store, *([CheckpointStore(run.resumed_from.parent)] if run.resumed_from is not None else [])]
+        for store in stores:
+            for found in store.list():
                 if isinstance(found, CheckpointInfo) and _is_best_of(state, found.state):
                     return read_checkpoint(found.path)
         raise CheckpointError(

@@ -237,11 +237,10 @@ class InsideTab(Vertical):
         return Frame(extent.clamped(self._cursor), Size(*self._canvas(side).size), extent, self._run)
 
     def _show(self) -> None:
+        removed = removed_note(self._removed.parts, self._measured, has_key="remove" in self._view.actions)
         for side in range(len(self._choices.models)):
             canvas, outcome, frame = self._canvas(side), self._outcomes[side], self._frame(side)
-            note = ""
-            if side == 0:
-                note = removed_note(self._removed.parts, self._measured, has_key="remove" in self._view.actions)
+            note = removed if side == 0 else ""
             if isinstance(outcome, Outcome) and frame is not None:
                 kind = self._choices.kind
                 shown = title(outcome.name, kind, outcome.extent, outcome.total, self._progress)

@@ -155,12 +155,13 @@ def length(settings: Settings) -> str:
 
 def saving(settings: Settings) -> str:
     """Return when a run saves: `every 10 minutes, every 10 epochs and when it stops`."""
-    when = [f"every {minutes_text(settings.save_every_minutes)}"] if settings.save_every_minutes else []
-    when += [f"every {counted(settings.save_every_steps, 'step')}"] if settings.save_every_steps else []
-    epochs = settings.save_epoch_number
-    kept = [f"every {counted(epochs, 'epoch')}"] if epochs else []
-    text = " and ".join(filter(None, [", ".join([*when[:1], *kept]), "when it stops"]))
-    return text.replace("every 1 ", "every ")
+    intervals = [minutes_text(settings.save_every_minutes)] if settings.save_every_minutes else []
+    if settings.save_every_steps and not intervals:
+        intervals.append(counted(settings.save_every_steps, "step"))
+    if settings.save_epoch_number:
+        intervals.append(counted(settings.save_epoch_number, "epoch"))
+    when = ", ".join(f"every {interval.removeprefix('1 ')}" for interval in intervals)
+    return f"{when} and when it stops" if when else "when it stops"
 
 
 def possible_actions(
