@@ -353,7 +353,7 @@ class RunFinished(Event, frozen=True, tag="finished", omit_defaults=True):
 LOGGED = (
     RunStarted, BaselinesMeasured, StepCompleted, UpdateSkipped, EvalCompleted, FullEvalCompleted, LinesReproduced,
     SampleWritten, GradientNorms, HeadsScored, HealthMeasured, InductionHeadAppeared, ExchangeMeasured,
-    CheckpointSaved, SaveFailed, LossDiverged, PlanMade, RunFinished,
+    CheckpointSaved, SaveFailed, LossDiverged, RunPaused, RunContinued, PlanMade, RunFinished,
 )  # fmt: skip
 
 AnyEvent = (

@@ -128,7 +128,6 @@ class MainScreen(Screen[None]):
         if phase_changed:
             self._shown_phase = status.phase
             self.train.show_allowed()
-            self.runs.show_paused(status.phase is Phase.PAUSED)
             request = controller.request if controller.alive else None
             self.checkpoints.show_running(Path(request.settings.models_dir) if request else None)
 

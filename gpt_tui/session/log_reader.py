@@ -13,7 +13,9 @@ from gpt_core import files
 from gpt_core.training.events import (
     EvalCompleted,
     FullEvalCompleted,
+    RunContinued,
     RunFinished,
+    RunPaused,
     RunStarted,
     StepCompleted,
     from_json_lines,
@@ -26,7 +28,9 @@ READ_BYTES = 1 << 17
 SCAN_BYTES = 1 << 19  # per read of a summary
 END_BYTES = 1 << 16  # of the end of a log, from which its last step is read before the rest is scanned
 FINGERPRINT_BYTES = 64  # of the last bytes read, by which a replaced file is detected
-RARE_EVENTS = tuple(b'{"event":"%s"' % name for name in (b"started", b"eval", b"full_eval", b"finished"))
+RARE_EVENTS = tuple(
+    b'{"event":"%s"' % name for name in (b"started", b"eval", b"full_eval", b"paused", b"continued", b"finished")
+)
 PART_MARK = "~"
 STEP_EVENT = b'{"event":"step"'
 
@@ -115,16 +119,17 @@ NO_EVALUATION = BestEvaluation()
 
 @dataclass
 class LogSummary:
-    """Start, last step, best scores and end of a log, without decoding each of its lines.
+    """Start, last step, best scores, pause and end of a log, without decoding each of its lines.
 
-    Until a long log is scanned completely (`is_complete`), `last` and `finished` come from its end, and `best` has the
-    best scores of the scanned part.
+    Until a long log is scanned completely (`is_complete`), `last`, `is_paused` and `finished` come from its end, and
+    `best` has the best scores of the scanned part.
     """
 
     tail: LogTail
     started: RunStarted | None = None
     last: StepCompleted | None = None
     best: BestEvaluation = NO_EVALUATION
+    is_paused: bool = False
     finished: RunFinished | None = None
     is_complete: bool = False
 
@@ -133,7 +138,7 @@ class LogSummary:
         for _ in range(max_chunks):
             chunk = self.tail.read(SCAN_BYTES)
             if chunk.restarted:
-                self.started, self.last, self.finished = None, None, None
+                self.started, self.last, self.is_paused, self.finished = None, None, False, None
                 self.best = NO_EVALUATION
             self._take(chunk.lines)
             self.is_complete = chunk.at_end
@@ -147,7 +152,7 @@ class LogSummary:
         for event in from_json_lines(b"".join(summary_lines(lines))):
             match event:
                 case RunStarted():
-                    self.started, self.finished = event, None
+                    self.started, self.is_paused, self.finished = event, False, None
                     if event.best_restarted:
                         self.best = NO_EVALUATION
                 case StepCompleted():
@@ -157,6 +162,10 @@ class LogSummary:
                     self.best = BestEvaluation(event.loss, event.accuracy, event.bits_per_byte, event.step, part)
                 case FullEvalCompleted() if math.isfinite(event.bits_per_byte) and self.best.step in (-1, event.step):
                     self.best = BestEvaluation(event.loss, event.accuracy, event.bits_per_byte, event.step)
+                case RunPaused():
+                    self.is_paused = True
+                case RunContinued():
+                    self.is_paused = False
                 case RunFinished():
                     self.finished = event
 

@@ -68,7 +68,7 @@ class RunInfo(NamedTuple):
 
     Attributes:
         folder: The folder of its log.
-        status: In training, or how it ended. Logs do not say that a run is paused: its own app knows.
+        status: In training or paused, or how it ended.
         started: The event that started it.
         step: Number of the last step.
         loss: Loss of the last step in nats, NaN before one.
@@ -109,7 +109,8 @@ def run_status(summary: LogSummary | None, holder: LockHolder | None) -> RunStat
     if summary is None or not (summary.started or summary.last):
         return RunStatus.LIVE if is_live else RunStatus.WAITING
     if summary.finished is None:
-        return RunStatus.LIVE if is_live else RunStatus.UNKNOWN if holder else RunStatus.CRASHED
+        live = RunStatus.PAUSED if summary.is_paused else RunStatus.LIVE
+        return live if is_live else RunStatus.UNKNOWN if holder else RunStatus.CRASHED
     return {"stopped": RunStatus.STOPPED, "diverged": RunStatus.DIVERGED}.get(
         summary.finished.reason, RunStatus.FINISHED
     )

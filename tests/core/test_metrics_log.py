@@ -10,8 +10,8 @@ from gpt_core.training.events import (
     EvalCompleted,
     EvalProgressed,
     GradientNorms,
+    RoundAwaited,
     RunFinished,
-    RunPaused,
     SampleWritten,
     StepCompleted,
     UpdateSkipped,
@@ -37,7 +37,7 @@ def test_logged_events_are_read_back_to_the_bit_and_others_are_not_logged(path):
         RunFinished("stopped", 2),
     ]
     log = MetricsLog(path)
-    for event in [*logged[:2], EvalProgressed(2, 1, 10), RunPaused(2), *logged[2:]]:
+    for event in [*logged[:2], EvalProgressed(2, 1, 10), RoundAwaited(2, "stop", 8), *logged[2:]]:
         assert log.append(event)
     assert list(read_metrics(path)) == logged
     assert path.read_bytes() == b"".join(to_json(event) + b"\n" for event in logged)

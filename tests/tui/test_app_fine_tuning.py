@@ -108,12 +108,13 @@ async def test_a_path_typed_into_the_form_fills_the_fields_of_its_model() -> Non
 
 
 @pytest.mark.slow
-async def test_a_self_test_of_trained_weights_has_the_full_rates() -> None:
+async def test_a_self_test_of_trained_weights_has_the_full_rates_and_no_time_budget() -> None:
     path = save(Path("start.safetensors"), 65, step=600)
     rates = dict.fromkeys(GROUP_RATES, 3e-4)
-    async with running_app(MODELS, init_from=str(path), **rates, overfit_steps=60) as bench:  # type: ignore[arg-type]
+    async with running_app(MODELS, init_from=str(path), **rates, overfit_steps=60, minutes=5.0) as bench:  # type: ignore[arg-type]
         await bench.pilot.press("o")
         await bench.until_step(1)
         settings = bench.opener.requests[0].settings
     assert settings.overfit_tiny
+    assert settings.minutes == 0
     assert {getattr(settings, group) for group in GROUP_RATES} == {3e-3}

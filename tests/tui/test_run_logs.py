@@ -10,7 +10,7 @@ import pytest
 
 from gpt_core.checkpoints.lock import LockHolder
 from gpt_core.checkpoints.store import CheckpointStore
-from gpt_core.training.events import EvalCompleted, FullEvalCompleted, RunFinished
+from gpt_core.training.events import EvalCompleted, FullEvalCompleted, RunContinued, RunFinished, RunPaused
 from gpt_tui.session import log_reader, run_finder
 from gpt_tui.session.log_reader import NO_EVALUATION, BestEvaluation, LogFollower, LogSummary, LogTail
 from gpt_tui.session.run_events import MAX_EVALUATIONS, advance_all
@@ -174,6 +174,17 @@ def test_the_summary_follows_appended_lines_and_truncation(tmp_path: Path) -> No
     assert summary.best == NO_EVALUATION
 
 
+def test_a_run_is_paused_until_it_continues_or_is_resumed(tmp_path: Path) -> None:
+    path = write_log(tmp_path, [started(), step(1)])
+    summary = LogSummary(LogTail(path))
+    for event, is_paused in ((RunPaused(1), True), (step(2), True), (RunContinued(2), False), (RunPaused(2), True),
+                             (started(), False)):  # fmt: skip
+        with path.open("ab") as log:
+            log.write(lines(event))
+        summary.scan()
+        assert summary.is_paused is is_paused
+
+
 def test_a_run_that_ended_before_its_first_evaluation_has_the_scores_of_its_end(tmp_path: Path) -> None:
     full = FullEvalCompleted(3, 5.0, math.exp(5.0), 0.2, 2.5, 1000)
     summary = LogSummary(LogTail(write_log(tmp_path, [started(), step(3), full, RunFinished("max_steps", 3)])))
@@ -268,6 +279,9 @@ def test_a_run_that_holds_its_folder_is_live_until_its_end() -> None:
     assert run_status(unwritten, None) is RunStatus.WAITING
     assert run_status(unwritten, LockHolder(1)) is RunStatus.LIVE
     assert run_status(begun, LockHolder(1)) is RunStatus.LIVE
+    begun.is_paused = True
+    assert run_status(begun, LockHolder(1)) is RunStatus.PAUSED
+    assert run_status(begun, None) is RunStatus.CRASHED
     begun.finished = RunFinished("diverged", 3)
     assert run_status(begun, LockHolder(1)) is RunStatus.DIVERGED
 

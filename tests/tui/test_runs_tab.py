@@ -10,9 +10,8 @@ import pytest
 from textual.app import App, ComposeResult
 
 from gpt_core.checkpoints.store import CheckpointStore
-from gpt_core.training.events import RunFinished
+from gpt_core.training.events import RunContinued, RunFinished, RunPaused
 from gpt_tui.app.app import GptApp
-from gpt_tui.session.phase import Phase
 from gpt_tui.session.run_finder import RunInfo, RunReader, RunStatus
 from gpt_tui.tabs.runs.compare_charts import CompareCharts, OverlayLegend
 from gpt_tui.tabs.runs.pane import FIND_EVERY, RunsTab
@@ -199,18 +198,16 @@ async def test_the_run_of_this_app_is_named_so_and_followed_to_its_end() -> None
             await bench.until_seen("✓ finished")
 
 
-async def test_the_run_of_this_app_is_shown_as_paused_until_it_continues() -> None:
+async def test_a_run_is_shown_as_paused_until_it_continues() -> None:
     with CheckpointStore(MODELS) as store:
         store.prepare("run", new_run=True)
-        write_log(MODELS, [started(), *(step(number) for number in range(1, 30))])
-        async with running_app(MODELS, size=(120, 40), autostart=True) as bench:
-            await bench.until_step(5)
-            bench.app.controller.pause()
-            await bench.until_phase(Phase.PAUSED)
+        path = write_log(MODELS, [started(), *(step(number) for number in range(1, 30)), RunPaused(29)])
+        async with running_app(MODELS, size=(120, 40)) as bench:
             await go_there(bench, "process       this app")
-            await bench.until(lambda: bench.text().count("‖ paused") == 3)  # header, row and panel
+            await bench.until(lambda: bench.text().count("‖ paused") == 2)  # row and panel
             assert "live" not in bench.text()
-            bench.app.controller.unpause()
+            with path.open("ab") as log:
+                log.write(lines(RunContinued(29)))
             await bench.until_seen("▶ live")
             assert "‖ paused" not in bench.text()
             assert "▶ this app" in bench.text()

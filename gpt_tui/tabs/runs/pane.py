@@ -33,7 +33,6 @@ from gpt_tui.tabs.runs.presenter import (
     default_metric,
     details,
     empty_text,
-    is_own_run,
     marked_text,
     name_of,
     tokenizer_note,
@@ -99,9 +98,7 @@ class RunsTab(Container):
         self._models_dir = models_dir
         self._watched = watched
         self._reader = RunReader(RunFinder(models_dir, Path(), watched))
-        self._found: Sequence[RunInfo] = ()
         self._runs: dict[Path, RunInfo] = {}
-        self._is_paused = False
         self._histories: dict[Path, RunState] = {}
         self._marks: dict[Path, int] = {}
         self._to_mark: tuple[Path, ...] = ()
@@ -209,27 +206,10 @@ class RunsTab(Container):
 
     def on_runs_tab_runs_found(self, message: RunsFound) -> None:
         """Update the list."""
-        self._found = message.runs
-        self._runs = self._with_pause()
+        self._runs = {run.folder: run for run in message.runs}
         self._marks = {folder: mark for folder, mark in self._marks.items() if folder in self._runs}
         self._mark_compared()
         self._show()
-
-    def show_paused(self, paused: bool) -> None:
-        """Show the run of this app as paused, or not."""
-        if paused != self._is_paused:
-            self._is_paused = paused
-            self._runs = self._with_pause()
-            self._show()
-
-    def _with_pause(self) -> dict[Path, RunInfo]:
-        """Return the runs that were found by their folders, that of this app paused if it is."""
-        return {
-            run.folder: run._replace(status=RunStatus.PAUSED)
-            if self._is_paused and is_own_run(run) and run.status is RunStatus.LIVE
-            else run
-            for run in self._found
-        }
 
     def on_runs_tab_runs_read(self, message: RunsRead) -> None:
         """Update the charts."""

@@ -278,9 +278,12 @@ class RunRequests(Vertical):
 
     @work(exclusive=True, group="request")
     async def action_overfit(self) -> None:
-        """Start an overfit run in a folder of its own, which replaces no run but an earlier overfit run."""
+        """Start an overfit run in a folder of its own, which replaces no run but an earlier overfit run.
+
+        It has as many steps as it needs: a time budget is that of the next run.
+        """
         folder = await asyncio.to_thread(overfit_folder, self.settings.models_dir)
-        settings = msgspec.structs.replace(self.settings, overfit_tiny=True, models_dir=str(folder))
+        settings = msgspec.structs.replace(self.settings, overfit_tiny=True, minutes=0.0, models_dir=str(folder))
         if settings.init_from:
             settings = msgspec.structs.replace(settings, **full_rates(settings.shape))
         self.request_run(RunRequest(settings, self._next.preset_name, overwrite=True))
