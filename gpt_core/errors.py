@@ -97,3 +97,7 @@ class FolderInUseError(InputError):
 
 class SaveError(GptError):
     """A checkpoint or an exported model could not be written. What it would have replaced is unchanged."""
+
+
+class BetterModelError(SaveError):
+    """A best model was not replaced, because it is better than the one to save."""

@@ -23,6 +23,7 @@ from gpt_core.checkpoints.lock import FolderLock
 from gpt_core.checkpoints.replacement import METRICS, REPLACED_METRICS, Replacement
 from gpt_core.config.settings import Settings
 from gpt_core.errors import (
+    BetterModelError,
     CheckpointError,
     ConfigError,
     FolderInUseError,
@@ -320,7 +321,7 @@ class CheckpointStore:
         return [*sorted(valid, key=lambda info: (info.saved_at, info.step), reverse=True), *broken]
 
     def _check_is_better(self, path: Path, checkpoint: Checkpoint) -> None:
-        """Raise SaveError if the best model on disk is a better one of the same run."""
+        """Raise BetterModelError if the best model on disk is a better one of the same run."""
         try:
             saved = peek_checkpoint(path)
         except CheckpointError:
@@ -335,7 +336,7 @@ class CheckpointStore:
         else:
             better, scores = own.best_loss < new.best_loss, (own.best_loss, new.best_loss)
         if better:
-            raise SaveError(
+            raise BetterModelError(
                 f"{path} was not replaced: its eval {metric} ({scores[0]:.4f}, step {own.best_step:,}) is better than "
                 f"{scores[1]:.4f}; move it away to save both"
             )

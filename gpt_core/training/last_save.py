@@ -16,7 +16,7 @@ from gpt_core.training.saving import Saver
 
 
 class LastSave:
-    """Saves the final state of a run, and waits for the user's decision if that fails.
+    """Saves the final state of a run, and what is pending, and waits for the user's decision if that fails.
 
     Within a round of local steps there is no state of the run to save: the last checkpoint is kept.
 
@@ -32,9 +32,15 @@ class LastSave:
         self._failed = 0
 
     @property
-    def _has_no_step_to_save(self) -> bool:
-        """True if a save would replace the checkpoints of another run although no step was taken."""
-        return self._run.store.is_replacing and self._run.state.step == self._first_step
+    def is_possible(self) -> bool:
+        """True unless the state is to be discarded, is not that of the run, or would replace one without a step."""
+        has_no_step = self._run.store.is_replacing and self._run.state.step == self._first_step
+        return not has_no_step and self._rounds.is_complete and not self._is_discarding
+
+    @property
+    def was_asked(self) -> bool:
+        """True if a save has failed and the user was asked what to do."""
+        return self._failed > 0
 
     def save(self, *, may_wait: bool = True) -> Iterator[AnyEvent]:
         """Complete the save in progress, and save the current state as `ckpt_latest` unless it is to be discarded.
@@ -42,10 +48,8 @@ class LastSave:
         If that fails, wait for the user's decision where there is a user to ask; else save in another folder.
         """
         yield from self._saver.finish()
-        if self._has_no_step_to_save or not self._rounds.is_complete:
-            return
-        while not self._is_discarding:
-            yield from self._saver.save_if_new("latest")
+        while self.is_possible:
+            yield from self._saver.save_present()
             if self._saver.is_saved:
                 return
             if not may_wait or not self._requests.can_ask:

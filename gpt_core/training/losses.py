@@ -30,12 +30,15 @@ class DivergenceMonitor:
     The median of the last MEDIAN_STEPS steps is compared, so that a spike of a few steps is not a divergence. The eval
     loss is not used: a model that memorized its training text may be worse than guessing on another. These losses are
     part of the state of the run, so that a resumed run ends as an uninterrupted one does.
+
+    Attributes:
+        is_reported: The present divergence was reported in this session.
     """
 
     def __init__(self, state: TrainingState, vocab_size: int) -> None:
         self.guessing_loss = guessing_loss(vocab_size)
         self._state = state
-        self._is_reported = False
+        self.is_reported = False
 
     @property
     def since(self) -> int | None:
@@ -64,8 +67,8 @@ class DivergenceMonitor:
     def take_report(self) -> bool:
         """Return True if a divergence is to be reported: once, and again only after a recovery."""
         is_full = len(self._state.last_losses) == MEDIAN_STEPS
-        is_pending = is_full and self.has_diverged and not self._is_reported
-        self._is_reported = is_pending or (self._is_reported and self.has_diverged)
+        is_pending = is_full and self.has_diverged and not self.is_reported
+        self.is_reported = is_pending or (self.is_reported and self.has_diverged)
         return is_pending
 
     @property

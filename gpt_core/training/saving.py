@@ -14,14 +14,14 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
 from gpt_core.checkpoints.lock import LOCK
 from gpt_core.checkpoints.store import CheckpointStore
-from gpt_core.errors import CheckpointError, GptError, SaveError
+from gpt_core.errors import BetterModelError, CheckpointError, GptError, SaveError
 from gpt_core.formats.checkpoint import Checkpoint, CheckpointInfo, TrainingState, read_checkpoint
 from gpt_core.kernels import use_any_core
 from gpt_core.training.events import CheckpointSaved, SaveFailed
@@ -36,12 +36,14 @@ class BackgroundSave:
 
     `results` fills up as files are saved; `has_ended` is set last. Both are plain attributes, and the thread releases a
     lock but never takes one: nothing that waits here, such as a signal handler, can keep it from ending.
+
+    `best_is_missing` is True if `best_model` could not be written. One that is better is kept, and nothing is missing.
     """
 
     def __init__(self, store: CheckpointStore, kinds: Sequence[str], checkpoint: Checkpoint) -> None:
         self.state = checkpoint.state
         self.results: deque[SaveResult] = deque()
-        self.has_ended = False
+        self.has_ended = self.best_is_missing = False
         self._store, self._kinds, self._checkpoint = store, kinds, checkpoint
         self._error: BaseException | None = None
         self._tensors_are_written = False
@@ -88,6 +90,7 @@ class BackgroundSave:
         try:
             path = self._store.save(kind, self._checkpoint, when_read=when_read)
         except SaveError as error:
+            self.best_is_missing |= kind == "best" and not isinstance(error, BetterModelError)
             path = self._store.path_of(kind, state.epoch if kind == "epoch" else None)
             return SaveFailed(kind, str(path), state.step, str(error))
         return CheckpointSaved(kind, str(path), state.step)
@@ -101,6 +104,9 @@ class BackgroundSave:
 class Saver:
     """Saves the checkpoints of one run, at step boundaries. A failed save is reported, and training continues.
 
+    A best model that could not be written is pending again while its weights are the present ones. After that its score
+    is forgotten, so that the next model that is better than the last saved one is saved.
+
     Attributes:
         pending: Kinds of checkpoints to save at the next `start_pending`.
         newest: Path and step of the last saved checkpoint that holds the last state of the run; at first those of the
@@ -113,6 +119,7 @@ class Saver:
         self._run = run
         self._current: BackgroundSave | None = None
         self._saved: TrainingState | None = None  # contents of ckpt_latest
+        self._saved_best = (run.state.best, run.state.best_step)
         self._last_save_s = time.monotonic()
 
     @property
@@ -142,6 +149,7 @@ class Saver:
         Args:
             hold_latest: True to leave a pending `latest` pending.
         """
+        self._forget_lost_best()
         kinds = sorted(self.pending - {"latest"} if hold_latest else self.pending)
         if kinds:
             yield from self.finish()
@@ -156,7 +164,7 @@ class Saver:
         has_ended = current.has_ended  # read first: all results are there by then
         while current.results:
             result = current.results.popleft()
-            self._record(result, current.state)
+            self._record(result, current)
             yield result
         if has_ended:
             self._current = None
@@ -168,13 +176,16 @@ class Saver:
             self._current.join()
             yield from self.poll_results()
 
-    def save_if_new(self, kind: str) -> Iterator[SaveResult]:
-        """Save now and wait for it, also where it is pending, unless `ckpt_latest` already holds the present state."""
+    def save_present(self) -> Iterator[SaveResult]:
+        """Save the present state as `ckpt_latest`, unless that holds it, and what is pending; wait for it."""
         yield from self.finish()
-        self.pending.discard(kind)
-        if not self.is_saved:
-            self._start([kind], self._checkpoint())
-            yield from self.finish()
+        self._forget_lost_best()
+        if self.is_saved:
+            self.pending.discard("latest")
+        else:
+            self.pending.add("latest")
+        yield from self.start_pending()
+        yield from self.finish()
 
     def save_elsewhere(self, folders: Iterable[Path]) -> Iterator[SaveResult]:
         """Save `ckpt_latest` in the first of these folders that can be written; yield nothing if none can."""
@@ -194,30 +205,55 @@ class Saver:
                 yield CheckpointSaved("latest", str(path), state.step)
                 return
 
-    def save_final(self) -> Iterator[SaveResult]:
-        """Save `transformer` and wait for it: the best model of the run, or the last one if none was evaluated."""
+    def save_final(self, reason: str) -> Generator[SaveResult, None, bool]:
+        """Save `transformer` and wait for it: the best model of the run, or the last one if none was evaluated.
+
+        Args:
+            reason: Why the run ends.
+
+        Returns:
+            True if it was saved.
+        """
         yield from self.finish()
         try:
-            checkpoint = self._best()
+            checkpoint = self._best(reason)
         except GptError as error:
             yield SaveFailed("final", str(self._run.store.path_of("final")), self._run.state.step, str(error))
-        else:
-            self._start(["final"], checkpoint)
-            yield from self.finish()
+            return False
+        self._start(["final"], checkpoint)
+        results = list(self.finish())
+        yield from results
+        return any(isinstance(result, CheckpointSaved) and result.kind == "final" for result in results)
 
     def _start(self, kinds: Sequence[str], checkpoint: Checkpoint) -> None:
         self._last_save_s = time.monotonic()
         self._current = BackgroundSave(self._run.store, kinds, checkpoint)
 
-    def _record(self, result: SaveResult, state: TrainingState) -> None:
+    def _record(self, result: SaveResult, save: BackgroundSave) -> None:
         self._last_save_s = time.monotonic()
         if isinstance(result, CheckpointSaved):
             if result.kind in KINDS_OF_LAST_STATE:
                 self.newest = (result.path, result.step)
             if result.kind == "latest":
-                self._saved = state
+                self._saved = save.state
+            if result.kind == "best":
+                self._saved_best = (save.state.best, save.state.best_step)
+        elif result.kind == "best" and save.best_is_missing:
+            self.pending.add("best")
 
-    def _best(self) -> Checkpoint:
+    def _forget_lost_best(self) -> None:
+        """Compare with the best model that was saved, if a later one is pending and its weights are gone.
+
+        Early stopping compares with the lost score, as it would have done otherwise.
+        """
+        state = self._run.state
+        if "best" in self.pending and state.best_step != state.step:
+            self.pending.discard("best")
+            state.best_scheduled = state.best_scheduled or state.best
+            best, state.best_step = self._saved_best
+            state.best_accuracy, state.best_loss = best.accuracy, best.loss
+
+    def _best(self, reason: str) -> Checkpoint:
         """Return the best model of the run: the present state, if that is the best or the run was not evaluated.
 
         It is in the folder of the run, or in that of the checkpoint that was resumed. The best model there may be
@@ -228,7 +264,7 @@ class Saver:
         """
         run, state = self._run, self._run.state
         if not state.is_scored or state.best_step == state.step:
-            return self._checkpoint()
+            return self._checkpoint(reason)
         stores = [run.store, *([CheckpointStore(run.resumed_from.parent)] if run.resumed_from is not None else [])]
         for store in stores:
             for found in store.list():
@@ -239,11 +275,16 @@ class Saver:
             "ckpt_latest has the last ones"
         )
 
-    def _checkpoint(self) -> Checkpoint:
-        """Return the present state of the run: a copy of the training state, and the tensors themselves."""
+    def _checkpoint(self, finished: str = "") -> Checkpoint:
+        """Return the present state of the run: a copy of the training state, and the tensors themselves.
+
+        Args:
+            finished: Why the run ends, if the state does not say so yet.
+        """
         run = self._run
         return Checkpoint(
-            settings=run.settings, preset=run.preset, state=msgspec.structs.replace(run.state),
+            settings=run.settings, preset=run.preset,
+            state=msgspec.structs.replace(run.state, finished=finished or run.state.finished),
             tokenizer=run.tokenizer.to_bytes(), corpus_sha256=run.train_text.sha256, parameters=run.evaluated,
             optimizer_state=run.saved_state,
         )  # fmt: skip
@@ -264,10 +305,11 @@ class NoSaver(Saver):
         self.pending.clear()
         return iter(())
 
-    def save_if_new(self, kind: str) -> Iterator[SaveResult]:
+    def save_present(self) -> Iterator[SaveResult]:
         """Do nothing."""
         return iter(())
 
-    def save_final(self) -> Iterator[SaveResult]:
+    def save_final(self, reason: str) -> Generator[SaveResult, None, bool]:
         """Do nothing."""
-        return iter(())
+        yield from ()
+        return True

@@ -129,7 +129,7 @@ class Trainer:
         """Yield the events of the run, from RunStarted to RunFinished.
 
         Closing the iterator saves and ends the log, as `stop` does; but within a round of local steps the last
-        checkpoint is kept.
+        checkpoint is kept. An error saves, and leaves the log without an end.
         """
         finished = closed = False
         try:
@@ -154,10 +154,9 @@ class Trainer:
         finally:
             self._baselines.close()
             try:
-                for outcome in () if finished else self._last_save.save(may_wait=False):
-                    _log(log, outcome)
-                if closed and not finished:
-                    _log(log, ev.RunFinished("stopped", self.step, saved=self._saver.is_saved))
+                for outcome in () if finished else self._stop(may_wait=False):
+                    if closed or not isinstance(outcome, ev.RunFinished):
+                        _log(log, outcome)
             finally:
                 log.close()
                 self.run.store.close()
@@ -421,33 +420,56 @@ class Trainer:
         """Make the last saves and yield the last event.
 
         A run that was not stopped is completed: it also saves `transformer`, its best weights, and scores the complete
-        eval text; a self-test has its verdict. A diverged run saves nothing more: the checkpoint from before the first
-        skipped update is the one to resume.
+        eval text; a self-test has its verdict. `ckpt_latest` says that the run has ended once nothing else is missing.
+        A run whose updates were skipped saves nothing more: the checkpoint from before the first of them is the one to
+        resume.
         """
         if reason == "diverged":
             yield from self._saver.finish()
             yield ev.RunFinished(reason, self.state.step, *self._saver.newest)
-            return
-        if reason != "stopped" and self._divergence.has_diverged:
+        elif reason == "stopped":
+            yield from self._stop()
+        elif self._divergence.has_diverged:
             yield from self._finish_diverged()
-            return
-        self.state.finished = "" if reason == "stopped" else reason
+        else:
+            yield from self._complete(reason)
+
+    def _stop(self, *, may_wait: bool = True) -> Iterator[ev.AnyEvent]:
+        """Save the current state and end the run; after a reported divergence, as a run that diverged.
+
+        Args:
+            may_wait: False where no answer of the user can be waited for if the save fails.
+        """
+        if self._divergence.is_reported:
+            yield from self._finish_diverged(may_wait=may_wait)
+        else:
+            yield from self._last_save.save(may_wait=may_wait)
+            yield ev.RunFinished("stopped", self.state.step, saved=self._saver.is_saved)
+
+    def _complete(self, reason: str) -> Iterator[ev.AnyEvent]:
+        """Complete a run: `transformer`, then the last state that says so, then the scores of the end.
+
+        A run that is killed before that state is on disk is completed when it is resumed.
+        """
+        has_model = reason == "overfit_done" or not self._last_save.is_possible
+        if not has_model:
+            has_model = yield from self._saver.save_final(reason)
+        self.state.finished = reason
         yield from self._last_save.save()
-        if reason not in ("stopped", "overfit_done") and self._saver.is_saved:
-            yield from self._saver.save_final()
-        if reason != "stopped":
-            yield from self._evaluator.score_at_end()
-            yield from self._evaluator.check_lines(at_end=True)
+        if not has_model and self._last_save.was_asked and self._saver.is_saved:
+            yield from self._saver.save_final(reason)  # the user has made room
+        yield from self._evaluator.score_at_end()
+        yield from self._evaluator.check_lines(at_end=True)
         yield ev.RunFinished(reason, self.state.step, saved=self._saver.is_saved)
 
-    def _finish_diverged(self) -> Iterator[ev.AnyEvent]:
+    def _finish_diverged(self, *, may_wait: bool = True) -> Iterator[ev.AnyEvent]:
         """End a run whose loss is far above that of guessing.
 
         A good checkpoint is not replaced; if there is none, the current state is saved.
         """
         yield from self._saver.finish()
         if not self._diverged().good_checkpoint:
-            yield from self._last_save.save()
+            yield from self._last_save.save(may_wait=may_wait)
         found = self._diverged()
         yield ev.RunFinished(
             "diverged", found.step, found.good_checkpoint, found.good_step, found.loss, found.guessing_loss

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from gpt_core.formats.checkpoint import peek_checkpoint
 from gpt_core.model.gpt import GPT
 from gpt_core.training import events as ev
+from gpt_core.training.metrics_log import read_metrics
 from gpt_core.training.trainer import Trainer
 from tests.core.training_samples import LATEST, events_with, in_one_go, losses, of_kind, open_run, tiny_settings
 
@@ -133,6 +135,33 @@ def test_a_diverged_run_without_a_good_checkpoint_is_saved(tmp_path: Path, monke
     assert isinstance(end, ev.RunFinished)
     assert (end.reason, end.good_checkpoint) == ("diverged", "")
     assert peek_checkpoint(tmp_path / LATEST).step == 5
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_a_run_that_is_stopped_while_it_diverges_keeps_the_good_checkpoint_that_it_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closes: bool
+) -> None:
+    trainer = open_run(tiny_settings(tmp_path, save_every_steps=3, eval_every_steps=0))
+    monkeypatch.setattr(GPT, "loss_and_gradients", too_high_from(8, trainer))
+    with closing(trainer.events()) as events:
+        found = next(event for event in events if isinstance(event, ev.LossDiverged))
+        if not closes:
+            trainer.requests.stop()
+            list(events)
+    assert (found.good_checkpoint, found.good_step) == (str(tmp_path / LATEST), 6)
+    assert peek_checkpoint(tmp_path / LATEST).step == 6
+    end = list(read_metrics(tmp_path / "models/metrics.jsonl"))[-1]
+    assert isinstance(end, ev.RunFinished)
+    assert (end.reason, end.good_checkpoint, end.good_step) == ("diverged", str(tmp_path / LATEST), 6)
+
+
+def test_a_spike_of_the_loss_is_no_reason_to_discard_the_state_of_a_stopped_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = open_run(tiny_settings(tmp_path, save_every_steps=3, eval_every_steps=0))
+    monkeypatch.setattr(GPT, "loss_and_gradients", too_high_from(20, trainer))
+    assert events_with(trainer, 22, trainer.requests.stop)[-1] == ev.RunFinished("stopped", 22)
+    assert peek_checkpoint(tmp_path / LATEST).step == 22
 
 
 @pytest.mark.parametrize("cut", [3, 12, 13])

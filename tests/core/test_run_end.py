@@ -11,7 +11,10 @@ import pytest
 from gpt_core.errors import GptError
 from gpt_core.formats.checkpoint import peek_checkpoint, read_checkpoint
 from gpt_core.training import events as ev
+from gpt_core.training import setup
 from gpt_core.training.metrics_log import read_metrics
+from gpt_core.training.request import RunRequest
+from gpt_core.training.saving import Saver
 from gpt_core.training.trainer import Trainer
 from tests.core.training_samples import LATEST, events_with, losses, of_kind, open_run, tiny_settings, train
 
@@ -98,7 +101,7 @@ def test_an_update_that_fails_midway_is_not_saved(tmp_path: Path, monkeypatch: p
 def test_a_run_that_ends_by_max_steps_is_evaluated_and_completed(tmp_path: Path) -> None:
     events = train(tiny_settings(tmp_path, max_steps=3))
     saved = [(event.kind, event.step) for event in of_kind(events, ev.CheckpointSaved)]
-    assert saved == [("latest", 3), ("best", 3), ("latest", 3), ("final", 3)]  # before and after the evaluation
+    assert saved == [("latest", 3), ("best", 3), ("final", 3), ("latest", 3)]  # before and after the evaluation
     assert events[-1] == ev.RunFinished("max_steps", 3)
     (evaluation,) = of_kind(events, ev.EvalCompleted)
     for name in ("best_model", "ckpt_latest", "transformer"):
@@ -106,6 +109,32 @@ def test_a_run_that_ends_by_max_steps_is_evaluated_and_completed(tmp_path: Path)
         assert scores is not None
         assert (scores.step, scores.loss) == (3, evaluation.loss)
     assert read_checkpoint(tmp_path / LATEST).state.finished == "max_steps"
+
+
+@pytest.mark.parametrize("limits", [{"max_steps": 7}, {"max_epochs": 1}], ids=str)
+def test_a_run_that_is_interrupted_before_transformer_is_saved_is_completed_by_a_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: dict[str, object]
+) -> None:
+    def interrupted(self: Saver, reason: str) -> None:
+        raise KeyboardInterrupt
+
+    settings = tiny_settings(tmp_path, **limits)
+    with monkeypatch.context() as patch:
+        patch.setattr(Saver, "save_final", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings)
+    events = list(setup.open_run(RunRequest(settings, resume="newest")).events())
+    assert not losses(events)
+    assert {event.kind for event in of_kind(events, ev.CheckpointSaved)} == {"final", "latest"}
+    finished = [read_checkpoint(tmp_path / path).state.finished for path in (LATEST, f"models/{FINAL}")]
+    assert finished == [next(iter(limits))] * 2
+
+
+def test_a_run_whose_reader_leaves_at_its_best_evaluation_saves_that_model(tmp_path: Path) -> None:
+    with closing(open_run(tiny_settings(tmp_path)).events()) as events:
+        next(event for event in events if isinstance(event, ev.EvalCompleted) and event.is_best)
+    best, last = (read_checkpoint(tmp_path / path) for path in ("models/best_model.safetensors", LATEST))
+    assert best.state == last.state
 
 
 def test_the_save_before_the_last_evaluation_is_also_the_regular_one_of_its_step(tmp_path: Path) -> None:

@@ -12,9 +12,12 @@ import pytest
 
 from gpt_core import files
 from gpt_core.checkpoints.store import CheckpointStore
-from gpt_core.formats.checkpoint import read_checkpoint, verify_checkpoint
+from gpt_core.config.settings import Settings
+from gpt_core.errors import SaveError
+from gpt_core.formats.checkpoint import Checkpoint, read_checkpoint, verify_checkpoint
+from gpt_core.formats.training_state import BestScores
+from gpt_core.training import early_stopping, saving
 from gpt_core.training import events as ev
-from gpt_core.training import saving
 from gpt_core.training.trainer import Trainer
 from tests.core.training_samples import LATEST, of_kind, open_run, tiny_settings, train, whole_state
 
@@ -157,6 +160,32 @@ def test_a_run_stopped_without_saving_completes_the_current_save(
             threading.Timer(0.1, disk.unpause.set).start()
     assert seen[-2:] == [(ev.CheckpointSaved, 2), (ev.RunFinished, 3)]
     assert verify_checkpoint(tmp_path / LATEST).step == 2
+
+
+def test_after_a_failed_save_of_the_best_model_the_next_one_that_is_better_than_the_file_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, failed = CheckpointStore.save, []
+
+    def full_disk_at_step_10(self: CheckpointStore, kind: str, checkpoint: Checkpoint, **more: object) -> Path:
+        if kind == "best" and checkpoint.step == 10:
+            failed.append(checkpoint.state.best)
+            raise SaveError("no space left")
+        return write(self, kind, checkpoint, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(CheckpointStore, "save", full_disk_at_step_10)
+    trainer = open_run(tiny_settings(tmp_path, max_steps=15, best_metric="loss"))
+    record = early_stopping.is_improvement
+
+    def never_after_step_10(new: BestScores, best: BestScores, settings: Settings) -> bool:
+        return record(new, best, settings) and best not in failed
+
+    monkeypatch.setattr(early_stopping, "is_improvement", never_after_step_10)
+    events = list(trainer.events())
+    assert [event.step for event in of_kind(events, ev.EvalCompleted) if event.is_best] == [5, 10, 15]
+    assert trainer.state.evaluations_without_improvement == 1  # early stopping compares with step 10
+    best, final = (read_checkpoint(tmp_path / f"models/{name}.safetensors") for name in ("best_model", "transformer"))
+    assert best.step == final.step == 15
 
 
 def test_an_unexpected_error_while_saving_ends_the_run_and_is_raised(

@@ -129,9 +129,8 @@ def test_a_step_is_printed_before_the_events_that_follow_it(capsys: pytest.Captu
 def test_json_output_has_only_logged_events(capsys: pytest.CaptureFixture[str]) -> None:
     reporter = JsonReporter()
     reporter.preparing("encoding", 0.5)
-    show_all(
-        reporter, [[started(), step(1), ev.EvalProgressed(1, 1, 2), ev.RunPaused(1), ev.RunFinished("stopped", 1)]]
-    )
+    displayed = ev.EvalProgressed(1, 1, 2), ev.RoundAwaited(1, "stop", 8)
+    show_all(reporter, [[started(), step(1), *displayed, ev.RunFinished("stopped", 1)]])
     assert [json.loads(line)["event"] for line in capsys.readouterr().out.splitlines()] == [
         "started",
         "step",
