@@ -146,6 +146,7 @@ class TrainingRun(Iterator[AnyEvent]):
         self._trainer = trainer
         self._events = trainer.events()
         self._advancing = threading.RLock()
+        self._next: AnyEvent | None = None  # not None after an interrupt before it was returned
         self._values = values_before(trainer.state)
         self._full_eval: FullEvalCompleted | None = None
         self._finished: RunFinished | None = None
@@ -156,15 +157,17 @@ class TrainingRun(Iterator[AnyEvent]):
 
     def __next__(self) -> AnyEvent:
         with self._advancing:
-            with interrupts_held(self._trainer.requests.stop):
-                event = next(self._events)
-            self._values = self._values.updated((event,), metrics())
-            if isinstance(event, CheckpointSaved):
-                self._saved[event.kind] = Path(event.path)
-            elif isinstance(event, FullEvalCompleted):
-                self._full_eval = event
-            elif isinstance(event, RunFinished):
-                self._finished = event
+            if self._next is None:
+                with interrupts_held(self._trainer.requests.stop):
+                    self._next = event = next(self._events)
+                    self._values = self._values.updated((event,), metrics())
+                    if isinstance(event, CheckpointSaved):
+                        self._saved[event.kind] = Path(event.path)
+                    elif isinstance(event, FullEvalCompleted):
+                        self._full_eval = event
+                    elif isinstance(event, RunFinished):
+                        self._finished = event
+            event, self._next = self._next, None
             return event
 
     def __enter__(self) -> TrainingRun:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +26,17 @@ from gpt_core.errors import CheckpointError, ConfigError, CorpusError, GptError,
 from gpt_core.kernels import threads
 from gpt_core.kernels.arrays import ALIGNMENT
 from gpt_core.optim.optimizer import Optimizer
-from gpt_core.training.events import CheckpointSaved, EvalCompleted, RunFinished, RunStarted, StepCompleted
+from gpt_core.training.events import (
+    LOGGED,
+    AnyEvent,
+    CheckpointSaved,
+    EvalCompleted,
+    Event,
+    RunFinished,
+    RunStarted,
+    StepCompleted,
+)
+from gpt_core.training.metrics_log import read_metrics
 from tests.core.training_samples import write_texts
 from tests.program import TIMEOUT_S
 
@@ -142,6 +152,15 @@ def test_stop_ends_the_run_after_a_save_and_a_resume_continues_it(
     assert resumed.train_loss == trained[1].train_loss  # a moving average over all steps
 
 
+@pytest.fixture
+def python_sigint() -> Iterator[None]:
+    """Python's own handler of SIGINT, which raises KeyboardInterrupt."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("python_sigint")
 def test_ctrl_c_within_an_update_lets_it_end_and_saves_an_exact_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,19 +175,42 @@ def test_ctrl_c_within_an_update_lets_it_end_and_saves_an_exact_state(
         if step == 5:
             signal.raise_signal(signal.SIGINT)
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with monkeypatch.context() as patch, run:
-            patch.setattr(Optimizer, "update_average", interrupted_in_step_5)
-            with pytest.raises(KeyboardInterrupt):
-                list(run)
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with monkeypatch.context() as patch, run:
+        patch.setattr(Optimizer, "update_average", interrupted_in_step_5)
+        with pytest.raises(KeyboardInterrupt):
+            list(run)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert run.step == 5
     resumed = gpt_core.train(resume="newest", models_dir=tmp_path / "cut" / "models").result()
     assert resumed.step == 8
     assert np.array_equal(resumed.model.parameters.flat, expected.model.parameters.flat)
+
+
+@pytest.mark.usefixtures("python_sigint")
+@pytest.mark.parametrize("kind", [StepCompleted, CheckpointSaved, RunFinished])
+def test_ctrl_c_loses_no_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Event]) -> None:
+    run, seen, signals = tiny(tmp_path), list[AnyEvent](), [signal.SIGINT]
+    events = run._events
+
+    def interrupted_before_the_first_of_its_kind() -> Generator[AnyEvent]:
+        for event in events:
+            if isinstance(event, kind) and signals:
+                signal.raise_signal(signals.pop())
+            yield event
+
+    monkeypatch.setattr(run, "_events", interrupted_before_the_first_of_its_kind())
+    with pytest.raises(KeyboardInterrupt):
+        seen.extend(run)
+    counted = run.metrics
+    seen.append(next(run))
+    assert isinstance(seen[-1], kind)
+    assert run.metrics == counted
+    seen.extend(run)
+    logged = [*read_metrics(tmp_path / "models" / "metrics.jsonl")]
+    assert [event for event in seen if isinstance(event, LOGGED)] == logged
+    result = run.result()
+    assert result.metrics["step_loss"] == [event.loss for event in logged if isinstance(event, StepCompleted)][-1]
+    assert result.checkpoint == tmp_path / "models" / "ckpt_latest.safetensors"
 
 
 def test_a_resume_reports_the_limit_that_it_raises(tmp_path: Path) -> None:
