@@ -248,15 +248,18 @@ class TrainingRun(Iterator[AnyEvent]):
 
 
 def values_before(state: TrainingState) -> MetricValues:
-    """Return the metric values of a resumed run before its first event: its train loss is a moving average."""
-    if state.train_loss is None:
-        return MetricValues()
-    value, average = state.train_loss, (state.train_loss, state.averaged_steps)
-    smoothed = [metric for metric in BUILT_IN if metric.smoothed]
-    return MetricValues(
-        {metric.name: metric.transform(value) if metric.transform else value for metric in smoothed},
-        {metric.name: average for metric in smoothed},
-    )
+    """Return the metric values of a resumed run before its first event, as far as the checkpoint has them."""
+    latest, averages = dict[str, float](), dict[str, tuple[float, int]]()
+    if state.step_loss is not None:
+        latest["step_loss"] = state.step_loss
+    if (scores := state.last_eval) is not None:
+        latest |= {"eval_loss": scores.loss, "accuracy": scores.accuracy, "bits_per_byte": scores.bits_per_byte}
+    if (value := state.train_loss) is not None:
+        for metric in BUILT_IN:
+            if metric.smoothed:
+                latest[metric.name] = metric.transform(value) if metric.transform else value
+                averages[metric.name] = value, state.averaged_steps
+    return MetricValues(latest, averages)
 
 
 @dataclass(frozen=True)

@@ -230,6 +230,20 @@ def test_the_newest_checkpoint_is_resumed_by_name(tmp_path: Path) -> None:
     assert run.result().step == 5
 
 
+def test_a_resumed_run_has_the_metrics_of_its_checkpoint(tmp_path: Path) -> None:
+    run = tiny(tmp_path, eval_every_steps=3)
+    while run.step < 4:
+        next(run)
+    run.stop()
+    measured_in_steps = ("learning_rate", "grad_norm", "throughput")
+    values = {name: value for name, value in run.result().metrics.items() if name not in measured_in_steps}
+    assert values.keys() == {"step_loss", "train_loss", "perplexity", "eval_loss", "accuracy", "bits_per_byte"}
+    resumed = gpt_core.train(resume="newest", models_dir=tmp_path / "models", max_steps=4)
+    assert resumed.metrics == values
+    result = resumed.result()
+    assert (result.step, result.metrics, result.eval_loss) == (4, values, values["eval_loss"])
+
+
 def test_save_writes_a_checkpoint_while_the_run_continues(tmp_path: Path) -> None:
     run = tiny(tmp_path)
     saved_at = []
