@@ -477,9 +477,9 @@ class Model:
             ValueError: There are no ids or too many, or one is not an integer in the vocabulary.
         """
         tokens = as_ids(ids, "ids")
-        vocab_size = self.settings.vocab_size
-        if tokens.ndim != 1 or tokens.size == 0:
-            raise ValueError(f"ids: got shape {tokens.shape}, expected (T,) with T of at least 1")
+        vocab_size, context = self.settings.vocab_size, self.settings.seq_len
+        if tokens.ndim != 1 or not 1 <= tokens.size <= context:
+            raise ValueError(f"ids: got shape {tokens.shape}, expected (T,) with T from 1 to {context}")
         if tokens.min() < 0 or tokens.max() >= vocab_size:
             raise ValueError(f"ids: got {tokens.min()} to {tokens.max()}, expected 0 to {vocab_size - 1}")
         logits: NDArray[np.float32] = self._model().logits(tokens[None])[0]

@@ -452,8 +452,13 @@ def test_a_file_to_evaluate_may_begin_with_a_tilde_and_must_be_plain_text(
 
 @pytest.mark.parametrize("ids", [[], [300], [-1], [[1, 2]], [1] * 33, [1 << 40], [5.9], ["5"], [True], None])
 def test_logits_refuse_ids_that_do_not_fit(model: gpt_core.Model, ids: ArrayLike) -> None:
-    with pytest.raises(ValueError, match="got"):
+    with pytest.raises(ValueError, match=r"^ids: got"):
         model.logits(ids)
+
+
+def test_the_refusal_of_too_many_ids_names_the_context(model: gpt_core.Model) -> None:
+    with pytest.raises(ValueError, match=re.escape("ids: got shape (40,), expected (T,) with T from 1 to 32")):
+        model.logits(range(40))  # type: ignore[arg-type]
 
 
 def test_logits_take_integers_of_any_type(model: gpt_core.Model) -> None:

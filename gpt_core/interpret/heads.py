@@ -74,9 +74,11 @@ def induction_scores(model: GPT, repeated: ArrayLike) -> Array:
         ValueError: The tokens do not fit the model, or do not repeat.
     """
     repeated = as_ids(repeated, "repeated")
-    n = repeated.shape[-1] // 2 if repeated.ndim == 2 else 0
-    if n < 2 or not np.array_equal(repeated[:, :n], repeated[:, n:]):
-        raise ValueError(f"repeated: got shape {repeated.shape}, expected (B, 2 n), n >= 2, with two equal halves")
+    n, largest = repeated.shape[-1] // 2 if repeated.ndim == 2 else 0, model.shape.seq_len // 2
+    if not 2 <= n <= largest or not np.array_equal(repeated[:, :n], repeated[:, n:]):
+        raise ValueError(
+            f"repeated: got shape {repeated.shape}, expected (B, 2 n) with n from 2 to {largest} and two equal halves"
+        )
     run(model, repeated)
     second = np.arange(n, 2 * n)
     return np.stack([

@@ -63,9 +63,9 @@ def token_losses(model: GPT, tokens: ArrayLike) -> Array:
     Raises:
         ValueError: The tokens do not fit the model.
     """
-    tokens = as_ids(tokens)
-    if tokens.ndim != 2 or tokens.shape[1] < 2:
-        raise ValueError(f"tokens: got shape {tokens.shape}, expected (B, T) with T of at least 2")
+    tokens, longest = as_ids(tokens), model.shape.seq_len + 1
+    if tokens.ndim != 2 or not 2 <= tokens.shape[1] <= longest:
+        raise ValueError(f"tokens: got shape {tokens.shape}, expected (B, T) with T from 2 to {longest}")
     inputs, targets = as_ids(tokens[:, :-1]), as_ids(tokens[:, 1:])
     model.evaluate(inputs, targets)
     return model.transformer.head.losses.reshape(inputs.shape).copy()

@@ -173,11 +173,11 @@ class GPT:
     def _check(self, tokens: Ids, targets: Ids | None = None, gradients: Parameters | None = None) -> None:
         """Raise ValueError for arrays that do not fit together."""
         if tokens.ndim != 2 or not 1 <= tokens.shape[1] <= self.shape.seq_len:
-            raise ValueError(f"tokens: got shape {tokens.shape}, want (B, T) with T from 1 to {self.shape.seq_len}")
+            raise ValueError(f"tokens: got shape {tokens.shape}, expected (B, T) with T from 1 to {self.shape.seq_len}")
         if targets is not None and targets.shape != tokens.shape:
-            raise ValueError(f"targets: got shape {targets.shape}, want that of the tokens, {tokens.shape}")
+            raise ValueError(f"targets: got shape {targets.shape}, expected that of the tokens, {tokens.shape}")
         if gradients is not None and gradients.shape != self.shape:
-            raise ValueError(f"gradients: got those of {gradients.shape}, want those of {self.shape}")
+            raise ValueError(f"gradients: got those of {gradients.shape}, expected those of {self.shape}")
 
     def _allocate(self, tokens: Ids, *, with_gradients: bool = False) -> None:
         """Allocate buffers for tokens (B, T), unless those of the last batch fit."""

@@ -98,9 +98,11 @@ class Decoder:
         """
         ids = np.asarray(tokens, dtype=np.int32)
         if ids.size == 0:
-            raise ValueError("decoder: got no tokens, want at least one")
+            raise ValueError("decoder: got no tokens, expected at least one")
         if self.length + ids.size > self.capacity:
-            raise ValueError(f"decoder: got {ids.size} tokens after {self.length}, want at most {self.capacity} in all")
+            raise ValueError(
+                f"decoder: got {ids.size} tokens after {self.length}, expected at most {self.capacity} in all"
+            )
         for first in range(0, ids.size, PREFILL_CHUNK):
             chunk = ids[first : first + PREFILL_CHUNK]
             x = self._append_one(chunk) if chunk.size == 1 else self._append_chunk(chunk)
@@ -155,7 +157,9 @@ class Decoder:
         wte, wpe = self._transformer.embedding.wte, self._transformer.embedding.wpe
         if self._stored:
             if ids.min() < 0 or ids.max() >= self.shape.vocab_size:
-                raise ValueError(f"decoder: got ids {ids.min()} to {ids.max()}, want 0 to {self.shape.vocab_size - 1}")
+                raise ValueError(
+                    f"decoder: got ids {ids.min()} to {ids.max()}, expected 0 to {self.shape.vocab_size - 1}"
+                )
             wte, ids = columns_of(wte, ids), np.arange(ids.size, dtype=np.int32)
         embedding.forward(x, ids, wte, wpe, ids.size, self.length)
 

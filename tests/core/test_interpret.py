@@ -189,6 +189,14 @@ def test_token_losses_equal_the_reference_and_those_of_evaluate(model, tokens, e
     assert float(found.sum(dtype=np.float64)) == model.evaluate(inputs, targets).loss_sum
 
 
+def test_token_losses_refuse_a_sequence_longer_than_the_context_and_the_token_after_it(model):
+    longest = SHAPE.seq_len + 1
+    assert interpret.token_losses(model, np.zeros((1, longest), int)).shape == (1, SHAPE.seq_len)
+    for length in (1, longest + 1):
+        with pytest.raises(ValueError, match=rf"tokens: got shape \(1, {length}\), .* T from 2 to {longest}"):
+            interpret.token_losses(model, np.zeros((1, length), int))
+
+
 def test_next_tokens_are_the_most_probable_in_order_with_entropy_and_rank(model, tokens, expected):
     found = interpret.next_tokens(model, tokens, count=5)
     p = reference.softmax(expected[0])
@@ -355,6 +363,10 @@ def test_repeated_tokens_repeat_once_and_are_reproducible():
 def test_induction_scores_refuse_a_sequence_that_does_not_repeat(model, tokens):
     with pytest.raises(ValueError, match=r"repeated: got shape \(2, 70\), expected \(B, 2 n\)"):
         interpret.induction_scores(model, tokens)
+    with pytest.raises(
+        ValueError, match=rf"repeated: got .*, expected \(B, 2 n\) with n from 2 to {SHAPE.seq_len // 2}"
+    ):
+        interpret.induction_scores(model, interpret.repeated_tokens(np.arange(101), SHAPE.seq_len // 2 + 1))
     repeated = interpret.repeated_tokens(np.arange(101), 5)
     with pytest.raises(ValueError, match="T of at least 2"):
         interpret.head_scores(model, tokens[:, :1], repeated)
