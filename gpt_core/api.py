@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from inspect import GEN_RUNNING, getgeneratorstate
 from pathlib import Path
 from types import TracebackType
@@ -44,7 +44,7 @@ from gpt_core.text.token_cache import load_tokens
 from gpt_core.tokenizers import Tokenizer
 from gpt_core.training import evaluation
 from gpt_core.training.evaluation import EvalResult
-from gpt_core.training.events import AnyEvent, CheckpointSaved, FullEvalCompleted, RunFinished
+from gpt_core.training.events import AnyEvent, CheckpointSaved, FullEvalCompleted, RunFinished, SaveFailed
 from gpt_core.training.interrupts import interrupts_held
 from gpt_core.training.metrics import BUILT_IN, MetricValues, metrics
 from gpt_core.training.request import Newest
@@ -151,6 +151,7 @@ class TrainingRun(Iterator[AnyEvent]):
         self._full_eval: FullEvalCompleted | None = None
         self._finished: RunFinished | None = None
         self._saved: dict[str, Path] = {}
+        self._save_errors: dict[str, str] = {}
 
     def __iter__(self) -> TrainingRun:
         return self
@@ -163,6 +164,9 @@ class TrainingRun(Iterator[AnyEvent]):
                     self._values = self._values.updated((event,), metrics())
                     if isinstance(event, CheckpointSaved):
                         self._saved[event.kind] = Path(event.path)
+                        self._save_errors.pop(event.kind, None)
+                    elif isinstance(event, SaveFailed):
+                        self._save_errors[event.kind] = event.error
                     elif isinstance(event, FullEvalCompleted):
                         self._full_eval = event
                     elif isinstance(event, RunFinished):
@@ -243,8 +247,9 @@ class TrainingRun(Iterator[AnyEvent]):
         reason, step = self._finished.reason, self._finished.step
         saved = self._saved
         return TrainingResult(
-            reason, step, self.metrics, saved.get("latest"), saved.get("best"), self.model, self._full_eval
-        )
+            reason, step, self.metrics, saved.get("latest"), saved.get("best"), self.model, self._full_eval,
+            final_checkpoint=saved.get("final"), save_errors=self._save_errors,
+        )  # fmt: skip
 
 
 def values_before(state: TrainingState) -> MetricValues:
@@ -275,6 +280,10 @@ class TrainingResult:
         best_checkpoint: `best_model` as this run saved it, None if it did not.
         model: The model with its final weights.
         full_eval: Last scores of the complete eval text, where they are not those of every evaluation; else None.
+        final_checkpoint: `transformer` as this run saved it, None if it did not: a run that was stopped or has
+            diverged, and a self-test, save none.
+        save_errors: Error of each kind of checkpoint whose last save failed, by kind: latest, epoch, best or final. The
+            file of that kind is the one before, if there was one.
     """
 
     reason: str
@@ -284,6 +293,8 @@ class TrainingResult:
     best_checkpoint: Path | None
     model: Model
     full_eval: FullEvalCompleted | None = None
+    final_checkpoint: Path | None = None
+    save_errors: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def train_loss(self) -> float | None:

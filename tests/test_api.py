@@ -22,7 +22,9 @@ from numpy.typing import ArrayLike
 
 import gpt_core
 from gpt_core import api
-from gpt_core.errors import CheckpointError, ConfigError, CorpusError, GptError, RunExistsError
+from gpt_core.checkpoints.store import CheckpointStore
+from gpt_core.errors import CheckpointError, ConfigError, CorpusError, GptError, RunExistsError, SaveError
+from gpt_core.formats.checkpoint import Checkpoint
 from gpt_core.kernels import threads
 from gpt_core.kernels.arrays import ALIGNMENT
 from gpt_core.optim.optimizer import Optimizer
@@ -114,6 +116,8 @@ def test_the_result_holds_losses_checkpoints_and_the_model(
     assert (result.reason, result.step) == ("max_steps", 6)
     assert result.checkpoint == folder / "models" / "ckpt_latest.safetensors"
     assert result.best_checkpoint == folder / "models" / "best_model.safetensors"
+    assert result.final_checkpoint == folder / "models" / "transformer.safetensors"
+    assert result.save_errors == {}
     assert result.train_loss is not None
     assert result.eval_loss is not None
     assert 0 < result.train_loss < np.log(300) + 1
@@ -254,6 +258,23 @@ def test_save_writes_a_checkpoint_while_the_run_continues(tmp_path: Path) -> Non
             saved_at.append(event.step)
     assert saved_at[0] == 2
     assert saved_at[-1] == 6
+
+
+def test_a_result_says_which_last_saves_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save, kinds = CheckpointStore.save, list[str]()
+
+    def failing_save(store: CheckpointStore, kind: str, checkpoint: Checkpoint, **options: object) -> Path:
+        kinds.append(kind)
+        if kind == "final" or kinds == ["latest"]:
+            raise SaveError(f"{store.path_of(kind)}: the disk is full")
+        return save(store, kind, checkpoint, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(CheckpointStore, "save", failing_save)
+    result = tiny(tmp_path, save_every_steps=2).result()
+    assert kinds[0] == "latest"
+    assert result.checkpoint == tmp_path / "models" / "ckpt_latest.safetensors"
+    assert result.final_checkpoint is None
+    assert result.save_errors == {"final": f"{tmp_path / 'models' / 'transformer.safetensors'}: the disk is full"}
 
 
 def test_a_closed_run_is_saved_and_releases_its_folder(tmp_path: Path) -> None:
