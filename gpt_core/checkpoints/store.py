@@ -65,18 +65,6 @@ class DamagedCheckpoint(NamedTuple):
 Listing = list[CheckpointInfo | DamagedCheckpoint]
 
 
-class Candidates(NamedTuple):
-    """Checkpoints for one purpose by their headers, in order of preference, and those with a damaged header."""
-
-    infos: list[CheckpointInfo]
-    damaged: list[DamagedCheckpoint]
-
-    @property
-    def first(self) -> CheckpointInfo | None:
-        """The preferred checkpoint; None if there is none. Its tensors may turn out to be damaged."""
-        return self.infos[0] if self.infos else None
-
-
 class Loaded(NamedTuple):
     """A verified checkpoint, None if there is none, and the damaged ones that would have been preferred."""
 
@@ -156,16 +144,6 @@ class CheckpointStore:
             return listing
         return [found for found in listing if not journal.replaces(found.path.name, _run_id(found))]
 
-    def find_for_resume(self) -> Candidates:
-        """Return the checkpoints that can be resumed (`resume_candidates`). Reads headers alone, no tensors."""
-        named = [found for found in self.list() if found.kind != "other"]
-        return Candidates(resume_candidates(named), _damaged(named))
-
-    def find_for_chat(self) -> Candidates:
-        """Return the checkpoints to generate text with (`chat_candidates`). Reads headers alone, no tensors."""
-        listing = self.list()
-        return Candidates(chat_candidates(listing), _damaged(listing))
-
     def load_for_resume(self) -> Loaded:
         """Load the newest checkpoint that can be resumed; a damaged one is skipped for the next.
 
@@ -173,7 +151,8 @@ class CheckpointStore:
             ConfigError: The folder is a file.
         """
         self._require_folder()
-        return _load_first(self.find_for_resume(), optimizer_state=True)
+        named = [found for found in self.list() if found.kind != "other"]
+        return _load_first(resume_candidates(named), _damaged(named), optimizer_state=True)
 
     def load_for_chat(self) -> Loaded:
         """Load the best model, else the newest checkpoint, without optimizer state; a damaged one is skipped.
@@ -182,7 +161,8 @@ class CheckpointStore:
             ConfigError: The folder is a file.
         """
         self._require_folder()
-        return _load_first(self.find_for_chat(), optimizer_state=False)
+        listing = self.list()
+        return _load_first(chat_candidates(listing), _damaged(listing), optimizer_state=False)
 
     def space_warnings(self, settings: Settings) -> tuple[str, ...]:
         """Return a line if there is not enough disk space for two more checkpoints with these settings, else none."""
@@ -410,12 +390,13 @@ def _is_own_name(name: str) -> bool:
     return kind_of(name) != "other" or name in OTHER_FILES
 
 
-def _load_first(candidates: Candidates, *, optimizer_state: bool) -> Loaded:
-    """Load the first candidate that is valid."""
-    damaged = list(candidates.damaged)
-    for info in candidates.infos:
+def _load_first(
+    candidates: Iterable[CheckpointInfo], damaged: list[DamagedCheckpoint], *, optimizer_state: bool
+) -> Loaded:
+    """Load the first candidate that is valid, and add those before it to the damaged ones."""
+    for info in candidates:
         try:
             return Loaded(read_checkpoint(info.path, optimizer_state=optimizer_state), damaged)
         except CheckpointError as error:
-            damaged.append(DamagedCheckpoint(info.path, info.kind, str(error)))
+            damaged = [*damaged, DamagedCheckpoint(info.path, info.kind, str(error))]
     return Loaded(None, damaged)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gpt_core.checkpoints.store import CheckpointStore, DamagedCheckpoint
+from gpt_core.checkpoints.store import CheckpointStore, DamagedCheckpoint, chat_candidates, resume_candidates
 from gpt_core.config.presets import preset
 from gpt_core.errors import ConfigError, FolderInUseError, RunExistsError, SaveError
 from gpt_core.formats import checkpoint as checkpoint_module
@@ -319,12 +319,11 @@ def test_candidates_are_found_by_their_headers_without_reading_tensors(store, mo
     flip_last_weight(store.path_of("latest"))
     store.path_of("best").write_bytes(b"damaged")
     monkeypatch.setattr("gpt_core.formats.safetensors.read_tensor", None)
-    found = store.find_for_resume()
-    assert [info.step for info in found.infos] == [30, 10]
-    assert found.first.step == 30
-    assert [bad.path for bad in found.damaged] == [store.path_of("best")]
-    assert [info.step for info in store.find_for_chat().infos] == [30, 10]
-    assert CheckpointStore(store.folder / "absent").find_for_resume().first is None
+    listing = store.list()
+    assert [info.step for info in resume_candidates(listing)] == [30, 10]
+    assert [info.step for info in chat_candidates(listing)] == [30, 10]
+    assert [bad.path for bad in listing if isinstance(bad, DamagedCheckpoint)] == [store.path_of("best")]
+    assert CheckpointStore(store.folder / "absent").list() == []
 
 
 def test_loading_reads_every_tensor_of_the_newest_checkpoint_once(store, monkeypatch):
