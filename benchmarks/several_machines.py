@@ -245,7 +245,7 @@ def costs_of(settings: Settings, format: ExchangeFormat) -> tuple[StepCosts, flo
     """Return the costs of a step, and the work per gradient of an exchange, in processor time of one core."""
     threads.set_threads(1)
     step = Step(settings, SINGLE_PROCESS)
-    pass_s = processor_seconds(lambda: step.take_pass(step.gradients))
+    pass_s = processor_seconds(lambda: step.take_pass(0, step.gradients, None))
     sums = GradientSum(step.gradients, 2, Loopback(), format)  # type: ignore[arg-type]
     work_s = processor_seconds(lambda: sums.of_step(lambda *_: 0.0))
     costs = step.costs(pass_s, processor_seconds(step.update), BYTES[format])

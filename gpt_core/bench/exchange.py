@@ -199,14 +199,14 @@ class Step:
 
     def take(self, sums: GradientSum) -> None:
         """Take one step."""
-        sums.of_step(self._pass)
+        sums.of_step(self.take_pass)
         self.update()
 
     def measure_parts(self, repeats: int) -> tuple[float, float]:
         """Return the seconds of a pass and of an update of the slowest rank, all at once. Collective."""
         owned = leaves_of_rank(self._ranks.rank, len(self._ranks.hosts), self.micro_batches)
         own = GradientSum(self.gradients, owned.stop - owned.first, SINGLE_PROCESS)
-        passes = timed(lambda: own.of_step(self._pass), self._ranks, repeats)
+        passes = timed(lambda: own.of_step(self.take_pass), self._ranks, repeats)
         updates = timed(self.update, self._ranks, repeats)
         pass_s = median_of(passes) / (owned.stop - owned.first)
         found = self._ranks.gather(np.array([pass_s, median_of(updates)]))
@@ -251,11 +251,8 @@ class Step:
             self.tokens, self.micro_batches, pass_s, update_s, shape.layers, blocks_share, chunks, bytes_per_value
         )
 
-    def take_pass(self, gradients: Parameters) -> None:
-        """Run the forward and backward pass of one micro-batch."""
-        self._pass(0, gradients, None)
-
-    def _pass(self, _number: int, gradients: Parameters, layer_done: LayerDone | None) -> float:
+    def take_pass(self, _number: int, gradients: Parameters, layer_done: LayerDone | None) -> float:
+        """Run the forward and backward pass of one micro-batch, and return its loss; see `GradientSum.of_step`."""
         tokens, targets = self._batch
         return self._gpt.loss_and_gradients(
             tokens, targets, gradients, 1.0 / self.tokens, self._dropout, layer_done
