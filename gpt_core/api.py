@@ -40,6 +40,7 @@ from gpt_core.model.parameters import Parameters
 from gpt_core.model.scores import EvalScores
 from gpt_core.model.stored_weights import StoredWeights, WeightFormat
 from gpt_core.progress import Progress, ignore_progress
+from gpt_core.text.source import PathLike
 from gpt_core.text.token_cache import load_tokens
 from gpt_core.tokenizers import Tokenizer
 from gpt_core.training import evaluation
@@ -51,7 +52,6 @@ from gpt_core.training.request import Newest
 from gpt_core.training.setup import named_text, open_run
 from gpt_core.training.trainer import Trainer
 
-PathLike = str | os.PathLike[str]
 Texts = PathLike | Sequence[PathLike]
 """A file, a folder or a pattern such as `texts/**/*.txt`, or several of them."""
 

@@ -111,8 +111,10 @@ def export_model(
     except FileExistsError:
         raise ExportError(f"{path} exists already; remove it, or export to another path") from None
     except OSError as error:
-        kind = SaveError if error.errno in _DISK_ERRORS else ExportError
-        raise kind(f"{path} was not written: {files.reason(error)}; {_remedy(path, error)}") from error
+        is_of_disk = error.errno in _DISK_ERRORS
+        kind = SaveError if is_of_disk else ExportError
+        remedy = "free some disk space, or export to another disk" if is_of_disk else "choose another path"
+        raise kind(f"{path} was not written: {files.reason(error)}; {remedy}") from error
     return ExportResult(path, size, check, notes)
 
 
@@ -131,9 +133,3 @@ def checked_number_type(format_name: str, number_type: str | None) -> str:
         listed = " or ".join(filter(None, (", ".join(known[:-1]), known[-1])))
         raise ConfigError(f"--type: got {number_type!r}, expected {listed} for {format_name}")
     return number_type
-
-
-def _remedy(path: Path, error: OSError) -> str:
-    if error.errno in _DISK_ERRORS:
-        return "free some disk space, or export to another disk"
-    return "choose another path"

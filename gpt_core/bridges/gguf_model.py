@@ -19,8 +19,7 @@ from gpt_core.bridges.architecture import architecture_of
 from gpt_core.bridges.places import Place
 from gpt_core.config.settings import ModelShape
 from gpt_core.formats.gguf import Value
-from gpt_core.kernels.arrays import Array
-from gpt_core.model.parameters import Parameters, parameter_table
+from gpt_core.model.parameters import parameter_table
 from gpt_core.tokenizers.byte_pairs import BytePairTokenizer, unused_name
 from gpt_core.tokenizers.protocol import SPECIAL_NAMES
 
@@ -62,12 +61,6 @@ def tensor_name(parameter: str) -> str:
     layer, _, part = parameter.removeprefix("h.").partition(".") if parameter.startswith("h.") else ("", "", parameter)
     module, _, kind = part.rpartition(".")
     return (f"blk.{layer}." if layer else "") + f"{_TENSORS[module]}.{kind}"
-
-
-def tensor_view(parameters: Parameters, parameter: str) -> Array:
-    """Return a parameter in the layout of its tensor, as a view: linear weights are transposed."""
-    tensor = parameters[parameter]
-    return tensor.T if is_transposed(parameter, tensor.shape) else tensor
 
 
 def is_transposed(parameter: str, shape: tuple[int, ...]) -> bool:

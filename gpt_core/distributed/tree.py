@@ -21,11 +21,6 @@ class Node(NamedTuple):
     stop: int
 
     @property
-    def is_leaf(self) -> bool:
-        """True for a single leaf."""
-        return self.stop - self.first == 1
-
-    @property
     def halves(self) -> tuple[Node, Node]:
         """The two nodes whose sum this one is."""
         middle = self.first + (1 << (self.stop - self.first - 1).bit_length() - 1)

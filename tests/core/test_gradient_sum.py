@@ -29,7 +29,7 @@ SHAPE = ModelShape(d_model=8, hidden_size=12, vocab_size=260, num_heads=2, seq_l
 @pytest.mark.parametrize("leaves", range(1, 18))
 def test_the_nodes_of_all_ranks_contain_every_leaf_once_and_are_nodes_of_the_tree(leaves: int) -> None:
     def nodes(node: Node) -> set[Node]:
-        return {node} | (set() if node.is_leaf else nodes(node.halves[0]) | nodes(node.halves[1]))
+        return {node} | (set() if node.stop - node.first == 1 else nodes(node.halves[0]) | nodes(node.halves[1]))
 
     for size in range(1, leaves + 1):
         found = [node for rank in range(size) for node in owned_nodes(leaves, leaves_of_rank(rank, size, leaves))]

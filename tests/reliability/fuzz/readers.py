@@ -407,8 +407,8 @@ def gguf_seeds() -> Iterable[bytes]:
             }  # fmt: skip
         for number_type in ("f32", "bf16"):
             tensors = [
-                gguf.Tensor(gguf_model.tensor_name(name), gguf_model.tensor_view(parameters, name), number_type)
-                for name in parameters.tensors
+                gguf.Tensor(place.name, place.view(parameters[place.parameter]), number_type)
+                for place in gguf_model.places(shape)
             ]
             yield b"".join(map(bytes, gguf.encode(values, tensors)))
 
