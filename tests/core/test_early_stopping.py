@@ -33,7 +33,7 @@ def test_early_stopping_counts_scheduled_evaluations_without_improvement(tmp_pat
     started = of_kind(events, ev.RunStarted)[0]
     # the first epoch's score is the best; the two after it are not better by a whole 1.0
     assert of_kind(events, ev.RunFinished) == [ev.RunFinished("early_stopping", 3 * started.steps_per_epoch)]
-    assert [event.kind for event in of_kind(events, ev.CheckpointSaved)] == ["best", "latest", "final"]
+    assert [event.kind for event in of_kind(events, ev.CheckpointSaved)] == ["best", "final", "latest"]
     scores = of_kind(events, ev.EvalCompleted)
     assert [(score.is_best, score.without_improvement) for score in scores] == [(True, 0), (False, 1), (False, 2)]
 

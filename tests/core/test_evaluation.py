@@ -194,7 +194,7 @@ def test_a_resume_that_makes_the_last_evaluation_does_not_save_the_step_again_be
         if isinstance(event, ev.EvalProgressed):
             trainer.requests.stop()
     saves = of_kind(train(settings, tmp_path / LATEST), ev.CheckpointSaved)
-    assert [event.kind for event in saves] == ["best", "latest", "final"]
+    assert [event.kind for event in saves] == ["best", "final", "latest"]
 
 
 @pytest.mark.parametrize("limit", [{"max_steps": 3}, {"max_epochs": 1}], ids=str)
@@ -211,7 +211,7 @@ def test_a_run_that_was_killed_after_its_last_evaluation_is_completed_by_a_resum
     killed = msgspec.structs.replace(settings, models_dir=str(best.parent))
     events = train(killed, best)
     assert not losses(events)
-    assert [event.kind for event in of_kind(events, ev.CheckpointSaved)] == ["latest", "final"]
+    assert [event.kind for event in of_kind(events, ev.CheckpointSaved)] == ["final", "latest"]
     assert peek_checkpoint(tmp_path / "killed" / LATEST).state.finished == next(iter(limit))
 
 

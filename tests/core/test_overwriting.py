@@ -320,7 +320,7 @@ def test_a_run_with_a_user_present_waits_until_it_is_saved_or_discarded(tmp_path
     trainer.requests.save()
     thread.join()
     saves = [(type(event), event.kind) for event in events if isinstance(event, ev.SaveFailed | ev.CheckpointSaved)]
-    saved = [(ev.CheckpointSaved, kind) for kind in ("latest", "best", "latest", "final")]
+    saved = [(ev.CheckpointSaved, kind) for kind in ("latest", "best", "final", "latest")]
     assert saves[-6:] == [(ev.SaveFailed, "latest")] * 2 + saved
     assert isinstance(events[-1], ev.RunFinished)
     assert peek_checkpoint(models / LATEST).step == 4
