@@ -22,6 +22,7 @@ from pathlib import Path
 
 from gpt_core.bench.hardware import processor_name
 from gpt_core.config.settings import Settings
+from gpt_core.errors import install_hint
 from gpt_core.kernels import LEVEL
 from gpt_core.training.events import EvalCompleted, ExchangeMeasured, FullEvalCompleted
 from gpt_core.training.metrics_log import read_metrics
@@ -65,7 +66,7 @@ def mpiexec() -> str:
     """Return the path of mpiexec, beside this Python if it is there."""
     found = shutil.which("mpiexec", path=os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])))
     if found is None:
-        sys.exit("mpiexec was not found; run `pip install 'gpt-tui[mpi]'`")
+        sys.exit(f"mpiexec was not found; {install_hint('mpi')}")
     return found
 
 

@@ -80,11 +80,16 @@ class ModelImportError(InputError):
     """A model of another program cannot be imported."""
 
 
+def install_hint(extra: str) -> str:
+    """Return how to install an extra of the package, as part of a message."""
+    return f"run `pip install '.[{extra}]'` in the clone of gpt-tui"
+
+
 class MissingPackageError(GptError):
     """An optional package is not installed; the message names the extra to install."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed; run `pip install 'gpt-tui[{extra}]'`")
+        super().__init__(f"{package} is not installed; {install_hint(extra)}")
 
 
 class RunExistsError(InputError):

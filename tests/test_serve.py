@@ -6,6 +6,7 @@ import asyncio
 import re
 import signal
 import socket
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -52,6 +53,15 @@ def test_an_invalid_port_is_an_error(port):
 def test_invalid_options_are_reported_before_the_server_starts(capsys):
     assert cli.main(["serve", "--set", "layers=none"]) == 2
     assert "layers: got 'none'" in capsys.readouterr().err
+
+
+def test_without_its_package_the_line_names_the_extra(capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "gpt_tui.browser.server")
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    assert cli.main(["serve"]) == 1
+    assert capsys.readouterr().err == (
+        "gpt-tui: aiohttp is not installed; run `pip install '.[serve]'` in the clone of gpt-tui\n"
+    )
 
 
 def test_a_port_in_use_is_reported_in_one_line(capsys):

@@ -23,7 +23,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from gpt_core.distributed.relay import Relay, open_relay
-from gpt_core.errors import EXIT_FAILED, ConfigError, MissingPackageError
+from gpt_core.errors import EXIT_FAILED, ConfigError, MissingPackageError, install_hint
 
 if TYPE_CHECKING:
     from gpt_core.distributed.mpi import MpiCommunicator
@@ -79,7 +79,7 @@ def connect() -> MpiCommunicator:
     except ImportError:
         raise MissingPackageError("started by mpiexec, but mpi4py", "mpi") from None
     except RuntimeError as error:  # it finds no MPI library
-        raise ConfigError(f"mpi4py cannot load MPI: {error}; run `pip install 'gpt-tui[mpi]'`") from None
+        raise ConfigError(f"mpi4py cannot load MPI: {error}; {install_hint('mpi')}") from None
     # without it Open MPI ends a rank whose TCP connection to another one closes
     os.environ.setdefault("OMPI_MCA_mpi_ft_enable", "1")
     vendor, numbers = MPI.get_vendor()

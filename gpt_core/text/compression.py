@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from typing import NamedTuple, Protocol
 
-from gpt_core.errors import CorpusError
+from gpt_core.errors import CorpusError, install_hint
 
 MAGIC = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}
 """First bytes of each format, by the suffix of its files."""
@@ -91,8 +91,8 @@ def _zstd_format(name: str) -> Format:
             library = import_module("zstandard")
         except ModuleNotFoundError:
             raise CorpusError(
-                f"{name} is zstd-compressed, but zstandard is not installed; run `pip install 'gpt-tui[zstd]'`, or "
-                "decompress the file with `unzstd`"
+                f"{name} is zstd-compressed, but zstandard is not installed; {install_hint('zstd')}, or decompress "
+                "the file with `unzstd`"
             ) from None
         new_decoder = library.ZstdDecompressor().decompressobj
     return Format("zstd", new_decoder, library.ZstdError, 1 << 8)

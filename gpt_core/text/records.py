@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from gpt_core.errors import CorpusError
+from gpt_core.errors import CorpusError, install_hint
 from gpt_core.progress import Progress
 from gpt_core.text.documents import without_byte_order_mark
 
@@ -119,7 +119,7 @@ def parquet_texts(path: Path, field: str, progress: Progress) -> Iterator[bytes]
         arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     except ModuleNotFoundError:
         raise CorpusError(
-            f"{path} is a Parquet table, but pyarrow is not installed; run `pip install 'gpt-tui[parquet]'`"
+            f"{path} is a Parquet table, but pyarrow is not installed; {install_hint('parquet')}"
         ) from None
     try:
         # not memory-mapped: a map of a file that shrinks ends the process

@@ -7,7 +7,7 @@ import sys
 from argparse import Namespace
 from typing import Any
 
-from gpt_core.errors import GptError, InputError
+from gpt_core.errors import InputError, MissingPackageError
 from gpt_tui.cli.options import SETTING_OPTIONS, requested_run
 
 HOST = "127.0.0.1"
@@ -15,14 +15,14 @@ MIN_PORT, MAX_PORT = 1, 65535
 
 
 def serve(options: Namespace) -> int:
-    """Serve the app until Ctrl+C and return the exit code. Raises InputError, or GptError without textual-serve."""
+    """Serve the app until Ctrl+C and return the exit code. Raises InputError, or MissingPackageError."""
     if not (options.port.isdecimal() and MIN_PORT <= int(options.port) <= MAX_PORT):
         raise InputError(f"--port: got {options.port!r}, expected a whole number from {MIN_PORT} to {MAX_PORT}")
     requested_run(options)  # report errors in the options here, not on the page
     try:
         from gpt_tui.browser.server import PageServer
     except ModuleNotFoundError as error:
-        raise GptError(f"{error.name} is not installed; run `pip install 'gpt-tui[serve]'`") from None
+        raise MissingPackageError(str(error.name), "serve") from None
     server = PageServer([sys.executable, "-m", "gpt_tui", *app_arguments(options)], HOST, int(options.port))
     return asyncio.run(server.serve_until_stopped(server.listen()))
 

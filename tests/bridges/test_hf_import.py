@@ -444,7 +444,7 @@ def test_without_the_package_the_line_names_the_extra(
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     code, out, err = run(capsys, "import", "gpt2")
     assert (code, out) == (1, "")
-    assert err == "gpt-tui: tokenizers is not installed; run `pip install 'gpt-tui[bpe]'`\n"
+    assert err == "gpt-tui: tokenizers is not installed; run `pip install '.[bpe]'` in the clone of gpt-tui\n"
 
 
 def test_a_weight_that_changes_while_it_is_read_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

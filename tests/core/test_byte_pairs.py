@@ -276,7 +276,7 @@ def test_without_the_package_it_is_refused_and_its_cache_is_passed_over(
     cache = next(tmp_path.glob("*.pieces-*"))
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     assert open_tokenizer_cache(cache) is None
-    with pytest.raises(MissingPackageError, match=r"run `pip install 'gpt-tui\[bpe\]'`"):
+    with pytest.raises(MissingPackageError, match=r"run `pip install '\.\[bpe\]'` in the clone"):
         load_or_train_tokenizer(text_source(text), 300, "bpe")
     assert load_or_train_tokenizer(text_source(text), 300, "pieces").name == "pieces"
 

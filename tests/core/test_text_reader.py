@@ -181,9 +181,9 @@ def test_zstd_without_its_package_says_what_to_install(tmp_path: Path, monkeypat
     monkeypatch.setattr(compression, "import_module", not_found)
     monkeypatch.setattr(records, "import_module", not_found)
     message = refusal(file(tmp_path / "t.zst", b"\x28\xb5\x2f\xfd" + bytes(20)))
-    assert "run `pip install 'gpt-tui[zstd]'`, or decompress the file with `unzstd`" in message
+    assert "run `pip install '.[zstd]'` in the clone of gpt-tui, or decompress the file with `unzstd`" in message
     message = refusal(file(tmp_path / "t.parquet", b"PAR1" + bytes(20)))
-    assert "run `pip install 'gpt-tui[parquet]'`" in message
+    assert "run `pip install '.[parquet]'` in the clone of gpt-tui" in message
 
 
 def test_each_line_of_json_is_a_document_in_the_named_field(tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ def test_the_launcher_and_mpi4py_must_fit_together(folder: Path) -> None:
     (without / "__init__.py").write_text("raise ImportError\n")
     code, output = run_on(2, *options(), cwd=folder, PYTHONPATH=f"{without.parent}:{ROOT}")
     assert code == 1
-    assert_reported_once(output, "started by mpiexec, but mpi4py is not installed; run `pip install 'gpt-tui[mpi]'`")
+    assert_reported_once(output, "started by mpiexec, but mpi4py is not installed; run `pip install '.[mpi]'`")
     arguments = [*options(), ":", "-n", "1", "env", f"PYTHONPATH={without.parent}:{ROOT}", *PROGRAM, *options()]
     code, output = run_on(1, *arguments, cwd=folder)
     assert code == 1
