@@ -6,8 +6,9 @@ each position i of the text, the mask of matches of k tokens that begin there is
 
     B_1 = table[text[i]],   B_k+1 = (B_k << 1) & table[text[i + k]]
 
-which is 0 after a few steps for most positions. Positions that cannot begin a longer match than the longest so far are
-skipped. Time is linear in the length of the text, memory constant.
+which is 0 after a few steps for most positions. Matches are compared by their bytes: one token can be longer than two.
+Positions that cannot begin a longer match than the longest so far are skipped. Time is linear in the length of the
+text, memory constant.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ Bits = NDArray[np.uint64]
 
 
 class Run(NamedTuple):
-    """A part of a sequence: its first token and its number of tokens, 0 for none."""
+    """A part of a sequence: its first token, and its number of tokens and of bytes, 0 for none."""
 
     start: int
     length: int
+    bytes: int
 
 
 class CopiedPassage(NamedTuple):
@@ -68,19 +70,19 @@ def copied_passage(prompt: bytes, continuation: bytes, tokenizer: Tokenizer, tex
 
 
 def longest_run(ids: NDArray[np.int32], text: TokenStream) -> Run:
-    """Return the longest run of a sequence of ids that occurs in a text; of equally long ones, the first found.
+    """Return the run of a sequence of ids with the most bytes that occurs in a text; of equal ones, the first found.
 
     Raises:
         CorpusError: The text cannot be read.
     """
-    best = Run(0, 0)
+    best = Run(0, 0, 0)
     if not len(ids):
         return best
     table = bits_of_places(ids, len(text.token_lengths))
     end = min(len(text), MAX_SEARCHED)
     for start in range(0, end, CHUNK):
         chunk = text.read(start, min(CHUNK + len(ids) - 1, end - start))
-        best = longest_in_chunk(table, chunk, best)
+        best = longest_in_chunk(table, chunk, text.token_lengths[chunk], best)
     return best
 
 
@@ -92,17 +94,27 @@ def bits_of_places(ids: NDArray[np.int32], vocab_size: int) -> Bits:
     return table
 
 
-def longest_in_chunk(table: Bits, chunk: NDArray[np.int32], best: Run) -> Run:
-    """Return the longest match that begins in the first `CHUNK` tokens of a chunk, or `best` if none is longer."""
+def longest_in_chunk(table: Bits, chunk: NDArray[np.int32], sizes: NDArray[np.uint8], best: Run) -> Run:
+    """Return the longest match that begins in the first `CHUNK` tokens of a chunk, or `best` if none is longer.
+
+    Args:
+        table: Places of each id in the sequence.
+        chunk: Ids of a part of the text (T).
+        sizes: Bytes of each of them (T).
+        best: Longest match so far.
+    """
     is_member: NDArray[np.bool_] = np.any(table != 0, axis=1)
-    starts = possible_starts(is_member[chunk], best.length + 1)
+    offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+    starts = possible_starts(is_member[chunk], offsets, best.bytes)
     bits = table[chunk[starts]]
     length = 1
     while len(starts):
-        if length > best.length:
-            word = int(np.flatnonzero(bits[0])[0])
-            last = word * WORD + (int(bits[0, word]) & -int(bits[0, word])).bit_length() - 1
-            best = Run(last - length + 1, length)
+        matched = offsets[starts + length] - offsets[starts]
+        longest = int(np.argmax(matched))
+        if matched[longest] > best.bytes:
+            word = int(np.flatnonzero(bits[longest])[0])
+            last = word * WORD + (int(bits[longest, word]) & -int(bits[longest, word])).bit_length() - 1
+            best = Run(last - length + 1, length, int(matched[longest]))
         inside = starts + length < len(chunk)
         starts = starts[inside]
         bits = shifted(bits[inside]) & table[chunk[starts + length]]
@@ -112,10 +124,17 @@ def longest_in_chunk(table: Bits, chunk: NDArray[np.int32], best: Run) -> Run:
     return best
 
 
-def possible_starts(member: NDArray[np.bool_], length: int) -> NDArray[np.int64]:
-    """Return the positions, of the first `CHUNK`, followed by `length` tokens that all occur in the sequence."""
-    counts = np.concatenate([[0], np.cumsum(member, dtype=np.int64)])
-    return np.flatnonzero((counts[length:] - counts[:-length])[:CHUNK] == length)
+def possible_starts(member: NDArray[np.bool_], offsets: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Return the positions, of the first `CHUNK`, that begin more than `size` bytes of tokens of the sequence.
+
+    Args:
+        member: For each token of a chunk, True if it occurs in the sequence (T).
+        offsets: Bytes before each token, and those of all (T + 1).
+        size: Bytes of the longest match so far.
+    """
+    ends = np.where(member, offsets[-1], offsets[:-1])
+    ends = np.minimum.accumulate(ends[::-1])[::-1]  # where the next token that is not of the sequence begins
+    return np.flatnonzero((ends - offsets[:-1])[:CHUNK] > size)
 
 
 def shifted(bits: Bits) -> Bits:

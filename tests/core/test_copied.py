@@ -47,7 +47,15 @@ def test_the_longest_run_is_that_of_a_plain_search(monkeypatch, chunk, size, voc
 def test_a_copy_is_found_whole_across_the_chunks(monkeypatch, size):
     monkeypatch.setattr(copied, "CHUNK", 50)
     text = np.random.default_rng(1).integers(0, 200, 900)
-    assert longest_run(text[333 : 333 + size].astype(np.int32), stream(text)) == (0, size)
+    assert longest_run(text[333 : 333 + size].astype(np.int32), stream(text)) == (0, size, size)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_the_longest_run_has_the_most_bytes(monkeypatch, chunk):
+    monkeypatch.setattr(copied, "CHUNK", chunk)
+    lengths = np.array([1, 1, 3, 4, 0], np.uint8)
+    text = TokenStream(MemorySource(np.array([0, 1, 4, 2, 4, 3], np.int32)), 0, 6, 9, lengths, "", "", 1)
+    assert longest_run(np.array([0, 1, 2, 3, 4], np.int32), text) == (3, 1, 4)
 
 
 def test_nothing_in_common_and_no_tokens_have_a_run_of_0():
