@@ -8,6 +8,7 @@ the run has reached is raised (`raised_limits`), and checkpoints are saved in th
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,13 +21,15 @@ from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.resolve import Overrides, read_overrides
 from gpt_core.config.settings import MAX_COUNT, Settings
 from gpt_core.config.validation import check_together
-from gpt_core.errors import CheckpointError
+from gpt_core.errors import CheckpointError, CorpusError
 from gpt_core.formats.checkpoint import Checkpoint, CheckpointInfo, read_checkpoint
 from gpt_core.text.source import text_source
 from gpt_core.training.fine_tuning import resolve_new
 
 Newest = Literal["newest"]
 """The newest valid checkpoint of the models folder."""
+
+_NAME_A_TEXT = re.compile(r"(; |, or )name a(nother)? (training text|text file|text|file)( with --train-file)?$")
 
 
 class LoadedCheckpoint:
@@ -129,6 +132,7 @@ def resolve_request(
 
 def request_with(overrides: Overrides, *, resume: Path | Newest | None = None, overwrite: bool = False) -> RunRequest:
     """Apply requested settings to a preset, or to those of the checkpoint to resume. As `resolve_request`."""
+    checkpoint = None
     if resume is None:
         resolved = resolve_new(overrides)
         request = RunRequest(resolved.settings, resolved.preset, overwrite=overwrite)
@@ -141,9 +145,31 @@ def request_with(overrides: Overrides, *, resume: Path | Newest | None = None, o
             resolved.settings, resolved.preset, checkpoint.path, overwrite=overwrite, passed_over=passed_over,
             loaded=LoadedCheckpoint(checkpoint), raised=raised_lines(checkpoint, resolved.settings),
         )  # fmt: skip
-    for names in filter(None, (request.settings.train_file, request.settings.eval_file)):
-        text_source(names)
+    for name in ("train_file", "eval_file"):
+        if names := getattr(request.settings, name):
+            try:
+                text_source(names)
+            except CorpusError as error:
+                error.setting = name
+                raise text_error(error, request.settings, checkpoint) from None
     return request
+
+
+def text_error(error: CorpusError, settings: Settings, checkpoint: Checkpoint | None) -> CorpusError:
+    """Return the error for a text of a run; on a resume, a text that was not named now is that of the run."""
+    if checkpoint is None or getattr(settings, error.setting) != getattr(checkpoint.settings, error.setting):
+        return error
+    return text_of_run_error(error, str(checkpoint.path), f"name it with --{error.setting.replace('_', '-')}")
+
+
+def text_of_run_error(error: CorpusError, name: str, remedy: str) -> CorpusError:
+    """Return the error for a text that the run of a checkpoint names, with `remedy` where the text has moved."""
+    explained = CorpusError(
+        f"{_NAME_A_TEXT.sub('', str(error))}; it is the text of the run of {name}: run the command in the folder of "
+        f"that run, or {remedy}"
+    )
+    explained.setting = error.setting
+    return explained
 
 
 def load_checkpoint(resume: Path | Newest, models_dir: Path) -> tuple[Checkpoint, tuple[str, ...]]:

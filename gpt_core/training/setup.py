@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -39,12 +38,11 @@ from gpt_core.training.evaluation import max_part_tokens, part_windows
 from gpt_core.training.fine_tuning import StartingPoint, read_start, tokenizer_note
 from gpt_core.training.gradient_sum import check_ranks
 from gpt_core.training.precision import emulation_warning, with_precision
-from gpt_core.training.request import RunRequest
+from gpt_core.training.request import RunRequest, text_error, text_of_run_error
 from gpt_core.training.run import BatchSource, Run
 from gpt_core.training.sharing import check_same_program, check_same_text_on_ranks, share_start, share_state
 from gpt_core.training.trainer import Trainer
 
-_NAME_A_TEXT = re.compile(r"(; |, or )name a(nother)? (training text|text file|text|file)( with --train-file)?$")
 OVERFIT_SEQ_LEN = 128  # maximum context of the self-test: a few lines, and a quick check of the largest preset
 
 
@@ -86,7 +84,10 @@ def open_run(
     ranks.watch_every(settings.heartbeat_s)
     check_same_program(ranks)
     threads.set_threads(compute_threads(settings.threads))
-    train_source, eval_source = text_sources(settings)
+    try:
+        train_source, eval_source = text_sources(settings)
+    except CorpusError as error:
+        raise text_error(error, settings, checkpoint) from None
     start = read_start(settings, progress) if settings.init_from and checkpoint is None else None
     run_id = checkpoint.run_id if checkpoint else new_run_id()
     store = CheckpointStore(settings.models_dir)
@@ -355,10 +356,7 @@ def eval_text_of_run(model: ModelBundle, progress: Progress = ignore_progress) -
         source = held_out or train
         text = load_tokens(source, model.tokenizer, settings.document, progress=progress)
     except CorpusError as error:
-        raise CorpusError(
-            f"{_NAME_A_TEXT.sub('', str(error))}; it is the text of the run of {name}: run the command "
-            "in the folder of that run, or name a text with --eval-file"
-        ) from None
+        raise text_of_run_error(error, str(name), "name a text with --eval-file") from None
     if held_out is None:
         text = split_held_out(text, settings.val_frac)[1]
     expected, found, hashed = model.eval_sha256, text.sha256, source.name

@@ -105,6 +105,28 @@ def test_a_missing_text_is_reported_before_the_run_is_opened(tmp_path: Path) -> 
         resolve_request(options={"train_file": str(tmp_path / "missing.txt")})
 
 
+@pytest.mark.parametrize(("setting", "option"), [("train_file", "--train-file"), ("eval_file", "--eval-file")])
+def test_a_missing_text_of_a_resumed_run_is_explained(tmp_path: Path, setting: str, option: str) -> None:
+    settings = tiny_settings(tmp_path, max_steps=2)
+    train(settings)
+    checkpoint, text = tmp_path / "models" / LATEST, Path(getattr(settings, setting))
+    text.unlink()
+    here = Settings(models_dir=str(tmp_path / "models"))
+    for resume in (
+        lambda: resolve_request(resume=checkpoint),
+        lambda: open_run(RunRequest(here, resume=checkpoint, as_saved=True)),
+    ):
+        with pytest.raises(CorpusError) as caught:
+            resume()
+        assert str(caught.value) == (
+            f"cannot read the text {text}: No such file or directory; it is the text of the run of {checkpoint}: run "
+            f"the command in the folder of that run, or name it with {option}"
+        )
+        assert caught.value.setting == setting
+    with pytest.raises(CorpusError, match=r"typed: No such file or directory; name a text file$"):
+        resolve_request(options={setting: str(tmp_path / "typed")}, resume=checkpoint)
+
+
 def test_a_loaded_checkpoint_is_used_by_one_run_and_read_again_for_the_next(trained: Path) -> None:
     request = resolve_request(options={"max_steps": "13"}, resume=trained / "models" / LATEST)
     assert request.loaded.is_available
