@@ -32,7 +32,7 @@ class Format(NamedTuple):
         suffix: Suffix of its files, "" for a folder.
         number_types: Number types of the matrices that it can hold; the first is the default.
         module: Module with the functions `write_model` (`WriteModel`) and `read_back` (`ReadBack`).
-        hint: How to use the result, with `{path}` in it.
+        hint: How to use the result, with `{path}` in it, or `{quoted}` for the path in a shell command.
     """
 
     title: str
@@ -49,7 +49,7 @@ FORMATS = {
     ),
     "gguf": Format(
         "GGUF file for llama.cpp", ".gguf", ("f32", "f16", "bf16", "q8_0"), "gpt_core.bridges.gguf_export",
-        "llama.cpp: llama-completion -m {path} -n 100 -p 'It was '",
+        "llama.cpp: llama-completion -m {quoted} -n 100 -p 'It was '",
     ),
     "html": Format(
         "web page", ".html", ("f32", "bf16", "int8"), "gpt_core.bridges.web_page",

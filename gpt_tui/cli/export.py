@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from argparse import Namespace
 
 from gpt_core.bridges.export import FORMATS, ExportResult, checked_number_type, export_model
@@ -35,5 +36,5 @@ def result_lines(model: ModelBundle, format_name: str, result: ExportResult) -> 
         f"checked: {integer(check.ids)} token ids are equal; logits of {check.tokens} tokens differ by at most "
         f"{check.largest_difference:.1e}",
         *result.notes,
-        FORMATS[format_name].hint.format(path=str(result.path)),
+        FORMATS[format_name].hint.format(path=str(result.path), quoted=shlex.quote(str(result.path))),
     ]
