@@ -11,13 +11,14 @@ from gpt_core.bridges import gguf_import, hf_import
 from gpt_core.bridges.huggingface import CONFIG, WEIGHTS
 from gpt_core.bridges.source import Chunks, SourceModel, open_source
 from gpt_core.errors import CheckpointError, ModelImportError
+from gpt_core.formats import gguf
 from gpt_core.formats.checkpoint import write_weights
 from gpt_core.formats.checkpoint_header import EXTENSION, CheckpointInfo, kind_of, peek_checkpoint
 from gpt_core.model.parameters import parameter_count, parameter_table
 from gpt_core.progress import Progress, ignore_progress
 
 DEFAULT_NAME = "imported"
-GGUF = ".gguf"
+_GGUF = ".gguf"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -56,10 +57,12 @@ def read_model(source: Path) -> SourceModel:
         return hf_import.read_folder(source)
     if not os.path.lexists(source):
         raise ModelImportError(f"{source} does not exist; name the folder of a Hugging Face model, or a GGUF file")
-    if source.suffix == GGUF:
-        return gguf_import.read_file(source)
     if source.name == WEIGHTS and os.path.lexists(source.parent / CONFIG):
         return hf_import.read_folder(source.parent)
+    with open_source(source) as file:
+        begin = file.read(len(gguf.MAGIC))
+    if begin == gguf.MAGIC or source.suffix == _GGUF:
+        return gguf_import.read_file(source)
     _refuse_file(source)
 
 
@@ -89,8 +92,6 @@ def _refuse_file(path: Path) -> NoReturn:
         raise ModelImportError(
             f"{path} is not read: models of the Go project cannot be converted; train a new one with `gpt-tui`"
         )
-    with open_source(path):
-        pass
     if path.suffix == EXTENSION:
         try:
             peek_checkpoint(path)

@@ -26,7 +26,7 @@ from gpt_core.config.presets import shape_name
 from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.config.validation import check_together
 from gpt_core.errors import CheckpointError, ConfigError, NotACheckpointError
-from gpt_core.formats import safetensors
+from gpt_core.formats import gguf, safetensors
 from gpt_core.formats.safetensors import Layout, SafetensorsError
 from gpt_core.formats.training_state import Seconds, TrainingState
 from gpt_core.model.parameters import parameter_table
@@ -48,7 +48,6 @@ SavedState = dict[str, tuple[str, ...]]
 """Parameters that each state tensor of a checkpoint has values of."""
 
 HUGGING_FACE_CONFIG = "config.json"  # in the folder of a model
-GGUF_EXTENSION = ".gguf"
 _START = b'{"__metadata__":{"header_sha256":"'
 _DIGITS = slice(safetensors.LENGTH_BYTES + len(_START), safetensors.LENGTH_BYTES + len(_START) + 64)
 _MIN_ENTRY_BYTES = 64  # of one tensor in the header
@@ -320,10 +319,15 @@ def damaged(path: Path | str, fault: str) -> NoReturn:
     raise CheckpointError(f"{path} is damaged: {fault}; use another checkpoint")
 
 
-def _model_of_another_program(path: Path | str) -> str:
-    """Return that a path is a model in GGUF or of Hugging Face, and how to import it; "" if it is neither."""
+def _model_of_another_program(path: Path | str, begin: bytes = b"") -> str:
+    """Return that a path is a model in GGUF or of Hugging Face, and how to import it; "" if it is neither.
+
+    Args:
+        path: File that begins with `begin`, or a folder.
+        begin: First bytes of the file.
+    """
     folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
-    if str(path).lower().endswith(GGUF_EXTENSION):
+    if begin.startswith(gguf.MAGIC):
         kind, source = "a model in GGUF", path
     elif os.path.isfile(os.path.join(folder, HUGGING_FACE_CONFIG)):
         kind, source = "a model of Hugging Face", folder
@@ -335,10 +339,10 @@ def _model_of_another_program(path: Path | str) -> str:
 def _read_verified(file: io.FileIO, path: Path) -> bytes:
     """Return the file up to its first tensor, after its checksum was verified."""
     try:
-        begin = file.read(_DIGITS.start)[safetensors.LENGTH_BYTES :]
-        if not _START.startswith(begin):  # that of a truncated checkpoint may be shorter
+        begin = file.read(_DIGITS.start)
+        if not _START.startswith(begin[safetensors.LENGTH_BYTES :]):  # that of a truncated checkpoint may be shorter
             raise NotACheckpointError(
-                _model_of_another_program(path)
+                _model_of_another_program(path, begin)
                 or f"{path} is not a gpt-tui checkpoint; name a {EXTENSION} file that gpt-tui has saved"
             )
         head = safetensors.read_header(file)

@@ -33,6 +33,23 @@ def test_export_takes_the_named_checkpoint_and_number_type(program: Callable[...
     assert small.stat().st_size < full.stat().st_size
 
 
+def test_the_command_of_llama_cpp_quotes_the_path(program: Callable[..., Result], tmp_path: Path) -> None:
+    path = tmp_path / "sp ace" / "b c.gguf"
+    assert f"llama-completion -m '{path}' -n 100" in program("export", "gguf", str(path)).stdout
+
+
+def test_a_gguf_file_is_recognized_by_its_contents(program: Callable[..., Result], tmp_path: Path) -> None:
+    path, text = tmp_path / "no-ending", tmp_path / "text.gguf"
+    assert program("export", "gguf", str(path)).returncode == 0
+    run = program("generate", "It was", "--model", str(path))
+    assert run.returncode == 2
+    assert f"{path} is a model in GGUF, expected a checkpoint; import it first: gpt-tui import {path}" in run.stderr
+    assert program("import", str(path), "--output", str(tmp_path / "own.safetensors")).returncode == 0
+    text.write_text("this is no model")
+    assert "is not a gpt-tui checkpoint" in program("generate", "It was", "--model", str(text)).stderr
+    assert "does not begin with GGUF" in program("import", str(text)).stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
