@@ -195,8 +195,11 @@ def checked(key: str, value: object, source: str = "") -> object:
         hint = f"; did you mean {near}?" if near else ""
         raise ConfigError(f"{key}: got {shown(value)}, expected {expected(key)}{hint}{where}")
     words = accepted if isinstance(accepted, tuple) else (accepted,) if isinstance(accepted, str) else ()
-    if not all(map(_is_storable, words)):
-        raise ConfigError(f"{key}: got {shown(value)}, expected valid UTF-8 text without NUL characters{where}")
+    if unstorable := next((word for word in words if not _is_storable(word)), ""):
+        kind = "folder" if key == "models_dir" else "file"
+        is_name = key in PATHS and "\0" not in unstorable
+        wanted = f"a {kind} name in UTF-8; rename the {kind}" if is_name else "valid UTF-8 text without NUL characters"
+        raise ConfigError(f"{key}: got {shown(unstorable)}, expected {wanted}{where}")
     if key == "encoding" and accepted and not _is_encoding(str(accepted)):
         raise ConfigError(
             f"{key}: got {shown(value)}, expected the name of an encoding, such as cp1252, utf-16-le or gb18030{where}"
