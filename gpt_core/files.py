@@ -20,9 +20,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from gpt_core.errors import GptError, InputError, SaveError
+
 _WRITE_BYTES = 8 << 20
 BINARY = getattr(os, "O_BINARY", 0)
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.(?:new|old)")
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 _KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"))
 
 
@@ -33,6 +36,19 @@ class NotRegularError(OSError):
 def reason(error: OSError | ValueError) -> str:
     """Return the description of a failed system call, without the path and the error number."""
     return (error.strerror if isinstance(error, OSError) else "") or str(error)
+
+
+def not_written(name: object, error: OSError, refused: type[InputError]) -> GptError:
+    """Return the error for a new file or folder that was not written: SaveError for a full or faulty disk.
+
+    Args:
+        name: The path, for the message.
+        error: What failed.
+        refused: Class of the error where another path helps.
+    """
+    if error.errno in _DISK_ERRORS:
+        return SaveError(f"{name} was not written: {reason(error)}; free some disk space, or choose another disk")
+    return refused(f"{name} was not written: {reason(error)}; choose another path")
 
 
 def open_regular(path: Path | str) -> io.FileIO:

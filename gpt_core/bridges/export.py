@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -13,15 +12,13 @@ from typing import NamedTuple, cast
 
 from gpt_core import files
 from gpt_core.bridges.self_check import Exported, SelfCheck, check_export
-from gpt_core.errors import ConfigError, ExportError, SaveError
+from gpt_core.errors import ConfigError, ExportError
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.progress import Progress, ignore_progress
 
 WriteModel = Callable[[ModelBundle, Path, str, Progress], tuple[str, ...]]
 """Writes a model to a new path with matrices of a number type; returns notes, one line each."""
 ReadBack = Callable[[Path], Exported]
-
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 
 
 class Format(NamedTuple):
@@ -94,7 +91,7 @@ def export_model(
     Raises:
         ConfigError: There is no such format or number type.
         ExportError: The format cannot hold the model, or the path exists or cannot be created.
-        SaveError: Writing failed. Nothing is left at the path.
+        SaveError: The disk is full or faulty. Nothing is left at the path.
         GptError: The self-check failed. Nothing is left at the path.
     """
     number_type = checked_number_type(format_name, number_type)
@@ -111,10 +108,7 @@ def export_model(
     except FileExistsError:
         raise ExportError(f"{path} exists already; remove it, or export to another path") from None
     except OSError as error:
-        is_of_disk = error.errno in _DISK_ERRORS
-        kind = SaveError if is_of_disk else ExportError
-        remedy = "free some disk space, or export to another disk" if is_of_disk else "choose another path"
-        raise kind(f"{path} was not written: {files.reason(error)}; {remedy}") from error
+        raise files.not_written(path, error, ExportError) from error
     return ExportResult(path, size, check, notes)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from gpt_core import files
 from gpt_core.bridges import gguf_import, hf_import
 from gpt_core.bridges.huggingface import CONFIG, WEIGHTS
 from gpt_core.bridges.source import Chunks, SourceModel, open_source
@@ -37,9 +38,9 @@ def import_checkpoint(
         The header of the checkpoint.
 
     Raises:
-        ModelImportError: The source cannot be imported, or the output exists. Nothing is written.
+        ModelImportError: The source cannot be imported, or the output exists or cannot be created. Nothing is written.
         CheckpointError: A weight is not finite. Nothing is left.
-        SaveError: The output cannot be written.
+        SaveError: The disk is full or faulty. Nothing is left.
         MissingPackageError: The tokenizer needs a package that is not installed.
     """
     progress(f"reading {source.name or source}", 0.0)
@@ -47,7 +48,10 @@ def import_checkpoint(
     path = output if output is not None else models_dir / default_name(source)
     check_output(path)
     chunks = _reporting(model, progress, f"importing {source.name or source}")
-    write_weights(path, model.settings, model.tokenizer.to_bytes(), chunks)
+    try:
+        write_weights(path, model.settings, model.tokenizer.to_bytes(), chunks)
+    except OSError as error:
+        raise files.not_written(path, error, ModelImportError) from error
     return peek_checkpoint(path)
 
 

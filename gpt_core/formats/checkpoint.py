@@ -171,7 +171,8 @@ def write_weights(
 
     Raises:
         CheckpointError: A tensor has a value that is not finite.
-        SaveError: The file exists or cannot be written.
+        SaveError: The chunks are not those of the settings.
+        OSError: The file exists or cannot be written.
     """
     path = Path(path)
     state, contents = TrainingState(run_id=new_run_id()), Contents(time.time(), False, len(tokenizer), "", "")
@@ -196,8 +197,8 @@ def write_weights(
     try:
         with files.new_path(path) as temporary:
             files.write_new(temporary, tensors(), lambda: encode_header(settings, state, contents, layout, checksums))
-    except (OSError, ValueError) as error:
-        raise SaveError(f"{path} was not saved: {files.reason(error)}") from error
+    except ValueError as error:
+        raise SaveError(f"{path} was not saved: {error}") from error
 
 
 def read_checkpoint(path: Path | str, *, optimizer_state: bool = True) -> Checkpoint:

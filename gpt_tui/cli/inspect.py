@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from gpt_core import files
-from gpt_core.errors import EXIT_OK, ConfigError, SaveError
+from gpt_core.errors import EXIT_OK, ConfigError
 from gpt_core.model.bundle import ModelBundle
 from gpt_tui.cli.generate import STANDARD_INPUT, standard_input_text
 from gpt_tui.cli.options import load_model, typed_path
@@ -96,17 +96,15 @@ def write_page(path: Path, title: str, views: Sequence[View]) -> None:
 
     Raises:
         ConfigError: The path is not that of a new file in a folder that can be written.
-        SaveError: Writing failed. Nothing is left at the path.
+        SaveError: The disk is full or faulty. Nothing is left at the path.
     """
     try:
         with files.new_path(path) as temporary:
             files.write_new(temporary, (part.encode() for part in page(title, views)))
     except FileExistsError:
         raise ConfigError(f"--html: {path} exists already; name a new file") from None
-    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        raise ConfigError(f"--html: cannot write {path}: {files.reason(error)}; name another file") from None
     except OSError as error:
-        raise SaveError(f"{path} was not written: {files.reason(error)}") from error
+        raise files.not_written(f"--html: {path}", error, ConfigError) from error
 
 
 def whole_number(value: str | None, option: str) -> int | None:

@@ -397,7 +397,8 @@ def test_a_missing_folder_of_the_output_is_created_and_removed_again_if_the_impo
 ) -> None:
     (tmp_path / "gpt2" / "file").write_text("mine")
     code, out, err = run(capsys, "import", "gpt2", "--output", "gpt2/file/own.safetensors")
-    assert (code, out, err) == (1, "", "gpt-tui: gpt2/file/own.safetensors was not saved: Not a directory\n")
+    refused = "gpt-tui: gpt2/file/own.safetensors was not written: Not a directory; choose another path\n"
+    assert (code, out, err) == (2, "", refused)
     assert run(capsys, "import", "gpt2", "--output", "gpt2/new/folder/own.safetensors")[0] == 0
     assert (tmp_path / "gpt2/new/folder/own.safetensors").is_file()
     tensors(not_finite)(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -75,6 +76,38 @@ def test_bad_input_is_one_line_and_writes_nothing(
     assert message in run.stderr
     assert run.stderr.count("\n") == 1
     assert sorted(trained.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "message"),
+    [
+        (errno.EROFS, 2, "Read-only file system; choose another path"),
+        (errno.ENOSPC, 1, "No space left on device; free some disk space, or choose another disk"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command", ["export hf OUT", "import MODEL --output OUT.safetensors", "inspect text --html OUT"]
+)
+def test_a_file_that_cannot_be_created_has_one_code_and_remedy_in_all_commands(
+    command: str,
+    number: int,
+    code: int,
+    message: str,
+    program: Callable[..., Result],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert program("export", "hf", str(tmp_path / "MODEL")).returncode == 0
+
+    def refused(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "write", refused)
+    words = [str(tmp_path / word) if word.startswith(("OUT", "MODEL")) else word for word in command.split()]
+    run = program(*words)
+    assert (run.returncode, run.stderr.count("\n")) == (code, 1)
+    assert run.stderr.endswith(f" was not written: {message}\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["MODEL"]
 
 
 @pytest.fixture

@@ -310,7 +310,7 @@ def test_a_page_that_cannot_be_written_is_one_line_and_replaces_nothing(
     (tmp_path / "there.html").write_text("mine")
     for name, message in (
         ("there.html", r"there\.html exists already; name a new file"),
-        ("there.html/page.html", "cannot write .*: Not a directory; name another file"),
+        ("there.html/page.html", "was not written: Not a directory; choose another path"),
         ("", "got '', expected the name of a new file"),
     ):
         run = program("inspect", TEXT, "--html", str(tmp_path / name) if name else "")
