@@ -68,6 +68,10 @@ class CheckpointError(InputError):
     """A checkpoint is missing, damaged, or does not have the requested model shape."""
 
 
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint does not have the length, the checksums or the tensors that it should have."""
+
+
 class NotACheckpointError(CheckpointError):
     """A file was not saved by this program."""
 

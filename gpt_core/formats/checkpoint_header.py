@@ -25,7 +25,7 @@ from gpt_core import files
 from gpt_core.config.presets import shape_name
 from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.config.validation import check_together
-from gpt_core.errors import CheckpointError, ConfigError, NotACheckpointError
+from gpt_core.errors import CheckpointError, ConfigError, DamagedCheckpointError, NotACheckpointError
 from gpt_core.formats import gguf, safetensors
 from gpt_core.formats.safetensors import Layout, SafetensorsError
 from gpt_core.formats.training_state import Seconds, TrainingState
@@ -315,8 +315,8 @@ def kind_of(name: str) -> str:
 
 
 def damaged(path: Path | str, fault: str) -> NoReturn:
-    """Raise the CheckpointError of a damaged file."""
-    raise CheckpointError(f"{path} is damaged: {fault}; use another checkpoint")
+    """Raise the error of a damaged file."""
+    raise DamagedCheckpointError(f"{path} is damaged: {fault}; use another checkpoint")
 
 
 def _model_of_another_program(path: Path | str, begin: bytes = b"") -> str:

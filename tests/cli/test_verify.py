@@ -27,9 +27,12 @@ def test_verify_reports_valid_and_damaged_files(program: Callable[..., Result], 
     assert "OK, latest, step 6" in lines[0]
     assert "damaged.safetensors is damaged" in lines[1]
     assert "nowhere: No such file" in lines[2]
+    assert program("verify", str(valid), str(damaged), cwd=tmp_path).returncode == 1
+    missing = program("verify", "nowhere", str(valid), str(tmp_path), cwd=tmp_path)
+    assert (missing.returncode, missing.stdout.count("\n")) == (2, 3)
     (tmp_path / "notes.txt").write_text("no checkpoint")
     other = program("verify", "notes.txt", cwd=tmp_path)
     assert (other.returncode, other.stdout) == (
-        1,
+        2,
         "notes.txt is not a gpt-tui checkpoint; name a .safetensors file that gpt-tui has saved\n",
     )
