@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from gpt_core.errors import ConfigError, CorpusError
-from gpt_core.file_kinds import HEAD_BYTES
+from gpt_core.file_kinds import HEAD_BYTES, not_text
 
 UTF8 = "utf-8"
 AS_BYTES = "bytes"
@@ -112,11 +112,25 @@ def not_utf8(name: str, data: bytes, error: UnicodeDecodeError, place: str) -> t
     return f"{name} is not UTF-8: got 0x{data[error.start]:02x} at {place}; it looks like {guess} ({shown!r})", guess
 
 
-def prompt_text(data: bytes, name: str) -> str:
-    """Return a prompt that was read from a file or from standard input. Raises ConfigError if it is not UTF-8."""
+def prompt_text(data: bytes, name: str, encoding: str = UTF8) -> str:
+    """Return a prompt that was read from a file or from standard input.
+
+    Args:
+        data: The prompt.
+        name: Where it is from, for the error message.
+        encoding: UTF-8, or that of a byte order mark, which is left out.
+
+    Raises:
+        ConfigError: The data is not text, or not in this encoding.
+    """
+    if found := not_text(data[:HEAD_BYTES], "" if encoding == UTF8 else encoding):
+        raise ConfigError(f"{name}: got {found.kind}, expected text; {found.remedy}")
     try:
-        return data.decode(UTF8)
+        return data.removeprefix(codecs.BOM_UTF8).decode(encoding)
     except UnicodeDecodeError as error:
+        if encoding != UTF8:
+            place = f"byte {error.start:,}"
+            raise ConfigError(f"{name} is not {encoding}: {error.reason} at {place}; convert it to UTF-8") from None
         line = data.count(b"\n", 0, error.start) + 1
         problem, guess = not_utf8(name, data, error, f"byte {error.start:,} (line {line:,})")
         raise ConfigError(f"{problem}: convert it to UTF-8 (`iconv -f {guess} -t UTF-8`)") from None

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from codecs import BOM_UTF8
 from itertools import chain
 from typing import IO
 
 from gpt_core.errors import ConfigError
-from gpt_core.file_kinds import HEAD_BYTES, not_text
+from gpt_core.file_kinds import HEAD_BYTES
 from gpt_core.files import reason
 from gpt_core.generation.generator import Generator, prompt_bytes
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.stored_weights import StoredWeights
-from gpt_core.text.encodings import prompt_text
+from gpt_core.text.encodings import find_encoding, prompt_text
 from gpt_tui.cli.options import load_model, typed_path
 from gpt_tui.headless.terminal_chat import converse, report_end, report_skipped, write
 
@@ -99,12 +98,16 @@ def standard_input_text(argument: str, instead: str) -> str:
 
 
 def prompt_of(file: IO[bytes], name: str) -> str:
-    """Return the text of a file without its byte order mark and its last line break. Raises ConfigError, OSError."""
+    """Return the text of a file without its byte order mark and its last line break.
+
+    Raises:
+        ConfigError: The file is too long, not text, or neither UTF-8 nor in the encoding of its byte order mark.
+        OSError: It cannot be read.
+    """
     data = file.read(MAX_PROMPT_BYTES + 1)
     if len(data) > MAX_PROMPT_BYTES:
         raise ConfigError(
             f"{name}: got more than {MAX_PROMPT_BYTES >> 20} MiB, expected at most that; keep only its end"
         )
-    if found := not_text(data[:HEAD_BYTES]):
-        raise ConfigError(f"{name}: got {found.kind}, expected text; {found.remedy}")
-    return prompt_text(data.removeprefix(BOM_UTF8).removesuffix(b"\n").removesuffix(b"\r"), name)
+    text = prompt_text(data, name, find_encoding(data[:HEAD_BYTES], ""))
+    return text.removesuffix("\n").removesuffix("\r")

@@ -50,7 +50,7 @@ def prompts() -> Iterator[str]:
     On a terminal, lines that are pasted together are one prompt, where GNU readline reads them.
 
     Raises:
-        ConfigError: A line is not UTF-8; on a terminal, such a line is a prompt.
+        ConfigError: A line is not text in UTF-8; on a terminal, such a line is a prompt.
     """
     if sys.stdin is None:
         return

@@ -72,12 +72,40 @@ def test_a_prompt_is_read_from_standard_input_and_from_a_file(
         assert (run.returncode, run.stdout, run.stderr) == (0, expected.stdout, "")
 
 
-@pytest.mark.parametrize("data", ["The cat".encode("utf-16"), b"The\0cat", "\u6771".encode("utf-16")])
+@pytest.mark.parametrize("data", ["The cat".encode("utf-16-le"), b"The\0cat", b"\xff\xfe" + b"\1\0" * 9])
 def test_a_prompt_file_that_is_not_text_is_refused(data: bytes, program: Callable[..., Result], tmp_path: Path) -> None:
     (tmp_path / "prompt.txt").write_bytes(data)
     run = program("generate", "--prompt-file", str(tmp_path / "prompt.txt"))
     assert (run.returncode, run.stdout) == (2, "")
     assert re.search(r"prompt.txt: got .+, expected text; ", run.stderr), run.stderr
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
+def test_a_prompt_is_decoded_by_its_byte_order_mark(
+    encoding: str, program: Callable[..., Result], tmp_path: Path
+) -> None:
+    data = "The café\r\n".encode(encoding)
+    (tmp_path / "prompt.txt").write_bytes(data)
+    piped = data.decode("utf-8", "surrogateescape")
+    expected = program("generate", "The café", "--seed", "1", "--max-tokens", "4").stdout
+    for arguments in (["--prompt-file", str(tmp_path / "prompt.txt")], ["-"]):
+        run = program("generate", *arguments, "--seed", "1", "--max-tokens", "4", input=piped)
+        assert (run.returncode, run.stdout, run.stderr) == (0, expected, "")
+
+
+def test_a_prompt_that_is_not_in_the_encoding_of_its_byte_order_mark_is_refused(program: Callable[..., Result]) -> None:
+    cut = "The café".encode("utf-16")[:-1].decode("utf-8", "surrogateescape")
+    run = program("generate", "-", input=cut)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == "gpt-tui: standard input is not utf-16: truncated data at byte 16; convert it to UTF-8\n"
+
+
+def test_a_line_of_the_chat_that_is_not_text_is_refused_as_a_prompt_is(program: Callable[..., Result]) -> None:
+    binary = bytes(range(11, 256)).replace(b"\r", b"").decode("utf-8", "surrogateescape")
+    for arguments, name in ((["generate", "-"], "standard input"), (["chat"], "a line of standard input")):
+        run = program(*arguments, input=binary)
+        assert (run.returncode, run.stdout) == (2, "")
+        assert run.stderr == f"gpt-tui: {name}: got binary data, expected text; name a text file\n"
 
 
 def test_a_prompt_that_is_not_utf8_is_refused_however_it_is_read(
