@@ -14,7 +14,7 @@ import msgspec
 
 from gpt_core.bridges import gguf_model, qwen3
 from gpt_core.bridges.places import parameter_chunks
-from gpt_core.bridges.source import Chunks, SourceModel, open_source, same_values, settings_of
+from gpt_core.bridges.source import Chunks, SourceModel, missing_tensors, open_source, same_values, settings_of
 from gpt_core.config.settings import ModelShape
 from gpt_core.errors import ModelImportError, TokenizerError
 from gpt_core.formats import gguf
@@ -85,10 +85,10 @@ def check_tensors(path: Path, header: Header, shape: ModelShape) -> None:
     """Raise ModelImportError unless the tensors are those of the model."""
     sizes = {spec.name: spec.shape for spec in parameter_table(shape)}
     expected = {place.name: place.shape(sizes[place.parameter]) for place in gguf_model.places(shape)}
+    if missing := [name for name in expected if name not in header.tensors]:
+        raise ModelImportError(f"{path}: {missing_tensors(missing)}")
     for name, tensor_shape in expected.items():
-        found = header.tensors.get(name)
-        if found is None:
-            raise ModelImportError(f"{path}: the tensor {name} is missing")
+        found = header.tensors[name]
         if found.shape != tensor_shape:
             raise ModelImportError(f"{path}: {name}: got shape {str(found.shape)[:80]}, expected {tensor_shape}")
     if extra := sorted(header.tensors.keys() - expected.keys() - {gguf_model.HEAD}):

@@ -27,7 +27,15 @@ from gpt_core.bridges.huggingface import (
     places,
 )
 from gpt_core.bridges.places import parameter_chunks
-from gpt_core.bridges.source import Chunks, SourceModel, open_source, read_json, same_values, settings_of
+from gpt_core.bridges.source import (
+    Chunks,
+    SourceModel,
+    missing_tensors,
+    open_source,
+    read_json,
+    same_values,
+    settings_of,
+)
 from gpt_core.config.settings import ModelShape
 from gpt_core.errors import ModelImportError
 from gpt_core.formats import safetensors
@@ -185,10 +193,7 @@ def check_tensors(folder: Path, shape: ModelShape, stored: Mapping[str, Stored])
     sizes = {spec.name: spec.shape for spec in parameter_table(shape)}
     expected = {place.name: place.shape(sizes[place.parameter]) for place in places(shape)}
     if missing := [name for name in expected if name not in stored]:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise ModelImportError(
-            f"{folder}: the tensor {missing[0]}{more} is missing: {CONFIG} and the weights do not agree"
-        )
+        raise ModelImportError(f"{folder}: {missing_tensors(missing)}: {CONFIG} and the weights do not agree")
     embedding = next(place.name for place in places(shape) if place.parameter == WTE)
     expected[HEAD] = sizes[WTE]
     for name, tensor in stored.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -75,6 +75,13 @@ def read_json(path: Path, decoder: msgspec.json.Decoder[T]) -> T:
         return decoder.decode(read_small(path))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ModelImportError(f"{path} is not valid: {str(error)[:200]}; save or download it again") from None
+
+
+def missing_tensors(names: Sequence[str]) -> str:
+    """Return in words that tensors of these names are missing."""
+    if len(names) == 1:
+        return f"the tensor {names[0]} is missing"
+    return f"{len(names)} tensors are missing, the first {names[0]}"
 
 
 def same_values(left: Iterable[NDArray[np.float32]], right: Iterable[NDArray[np.float32]]) -> bool:

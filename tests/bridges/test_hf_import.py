@@ -261,7 +261,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         "config.json is not valid: Expected `int`, got `str` - at `$.n_embd`; save or download it again",
     ),
     "config of another width": (changed(n_embd=32, n_inner=64), "got shape (400, 16), expected (400, 32)"),
-    "config of more layers": (changed(n_layer=3), "h.2.ln_1.weight and 11 more is missing"),
+    "config of more layers": (changed(n_layer=3), "12 tensors are missing, the first h.2.ln_1.weight: config"),
     "config of fewer layers": (changed(n_layer=1), "unexpected tensor h.1."),
     "config of another vocabulary": (changed(vocab_size=401), "has 400 tokens, but the embedding has 401 rows"),
     "no config": (without("config.json"), "has no config.json"),
