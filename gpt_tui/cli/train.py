@@ -77,7 +77,7 @@ def require_terminal(instead: str = "use `gpt-tui train`") -> None:
     """Check that the app can be shown. Where `mpiexec` has started it, use the terminal of `mpiexec`.
 
     Args:
-        instead: What to do without a terminal, for the message.
+        instead: What to do without a terminal, for the message; "" for nothing.
 
     Raises:
         InputError: The app cannot be shown.
@@ -93,11 +93,13 @@ def require_terminal(instead: str = "use `gpt-tui train`") -> None:
     streams = {"standard input": sys.stdin, "standard output": sys.stdout, "standard error": sys.stderr}
     missing = [name for name, stream in streams.items() if stream is None or not stream.isatty()]
     if missing:
-        raise InputError(f"the app needs a terminal, but {missing[0]} is not one; {instead} without a terminal")
+        remedy = f"{instead} without a terminal" if instead else "run it in one"
+        raise InputError(f"the app needs a terminal, but {missing[0]} is not one; {remedy}")
     check_terminal_type(instead)
 
 
 def check_terminal_type(instead: str) -> None:
     """Raise InputError if the terminal cannot show a full screen."""
     if os.environ.get("TERM") == "dumb":
-        raise InputError(f"the app needs a full-screen terminal, but TERM is dumb; {instead} without one")
+        remedy = f"{instead} without one" if instead else "run it in one"
+        raise InputError(f"the app needs a full-screen terminal, but TERM is dumb; {remedy}")

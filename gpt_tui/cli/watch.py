@@ -8,6 +8,7 @@ from pathlib import Path
 from gpt_core.checkpoints.replacement import METRICS
 from gpt_core.config.settings import Settings
 from gpt_core.errors import InputError
+from gpt_core.files import exists
 from gpt_core.training.request import resolve_request
 from gpt_tui.cli.options import typed_path
 from gpt_tui.cli.train import require_terminal
@@ -18,7 +19,8 @@ from gpt_tui.shared.sanitize import one_line
 def watch(options: Namespace) -> int:
     """Follow the run in a folder and return the exit code. The folder is only read."""
     folder = watched_folder(options.folder)
-    require_terminal(f"read {one_line(str(folder / METRICS))}")
+    log = folder / METRICS
+    require_terminal(f"read {one_line(str(log))}" if exists(log) else "")
     request = resolve_request(options={"models_dir": str(folder)})
     from gpt_tui.app.launch import run_app
 
@@ -30,11 +32,11 @@ def watched_folder(named: str | None) -> Path:
     usual = Path(Settings().models_dir)
     folder = typed_path(named) if named is not None else folder_of_interest(usual, Path()) or usual
     try:
-        is_folder, exists = folder.is_dir(), folder.exists()
+        is_folder, is_there = folder.is_dir(), folder.exists()
     except (OSError, ValueError):
-        is_folder = exists = False
+        is_folder = is_there = False
     if is_folder:
         return folder
-    if exists:
+    if is_there:
         raise InputError(f"{one_line(str(folder))} is a file, expected the models folder of a run")
     raise InputError(f"no folder {one_line(str(folder))}; name the models folder of a run: `gpt-tui watch DIR`")

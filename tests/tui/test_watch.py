@@ -86,11 +86,14 @@ def test_watch_without_a_name_selects_the_folder_in_training(tmp_path: Path, mon
         ("absent", "no folder absent; name the models folder of a run"),
         ("file", "file is a file, expected the models folder of a run"),
         ("here", "the app needs a terminal, but standard input is not one; read here/metrics.jsonl without a terminal"),
+        ("empty", "the app needs a terminal, but standard input is not one; run it in one\n"),
     ],
 )
 def test_an_invalid_folder_to_watch_is_reported_in_one_line(tmp_path: Path, named: str, text: str) -> None:
     (tmp_path / "file").write_text("")
-    (tmp_path / "here").mkdir()
+    for folder in ("here", "empty"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "here" / "metrics.jsonl").touch()
     result = run_program("watch", named, cwd=tmp_path)
     assert result.returncode == 2
     assert text in result.stderr
