@@ -15,6 +15,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TextIO
 
+import msgspec
+
 from gpt_core.config.settings import GROUP_RATES, Settings
 from gpt_core.distributed.communicator import SINGLE_PROCESS, Communicator, RankError
 from gpt_core.errors import EXIT_FAILED, EXIT_OK, CheckpointError
@@ -38,7 +40,7 @@ from gpt_tui.session.run_state import Limits, RunState, is_unsaved
 from gpt_tui.session.run_text import best_score, divergence_so_far, gain_text
 from gpt_tui.shared.formatting import counted, duration, fixed, integer, nats, percent, rate
 from gpt_tui.shared.sanitize import one_line
-from gpt_tui.shared.standard_streams import OutputError
+from gpt_tui.shared.standard_streams import OutputError, can_print
 
 BATCHED_S = 0.1  # steps that take less are reported together
 
@@ -222,7 +224,7 @@ def batched(events: Iterator[AnyEvent]) -> Iterator[list[AnyEvent]]:
 
 
 def say_how_it_ended(history: RunState, settings: Settings, stream: TextIO) -> None:
-    """Print the result of the run, where it is saved, and the next commands."""
+    """Print the result of the run, where it is saved, and the next commands, as far as the stream can print them."""
     if history.finished is None:
         return
     reached = [f"{counted(history.step, 'step')} in {duration(history.elapsed_s)}"]
@@ -259,7 +261,11 @@ def say_how_it_ended(history: RunState, settings: Settings, stream: TextIO) -> N
         reached.append(f"DIVERGED: {words}")
     say(stream, "finished: " + ", ".join(reached))
     models_dir = str(Path(history.saved.path).parent) if history.saved else settings.models_dir
-    say(stream, f"next: {next_commands(history.finished, settings, models_dir)}")
+    for known in (settings, msgspec.structs.replace(settings, sample_prompt="")):
+        line = f"next: {next_commands(history.finished, known, models_dir)}"
+        if can_print(line, stream):
+            say(stream, line)
+            return
 
 
 def is_of_earlier_text(history: RunState) -> bool:

@@ -13,6 +13,7 @@ from gpt_core.generation.sampler import Sampling
 from gpt_core.text.encodings import prompt_text
 from gpt_tui.shared.formatting import ENDED_AT_ONCE, skipped_note
 from gpt_tui.shared.sanitize import one_line, printable
+from gpt_tui.shared.standard_streams import can_print
 
 PROMPT = "> "
 LOOK_S = 0.2
@@ -28,7 +29,7 @@ def converse(generator: Generator, sampling: Sampling, example: str) -> None:
     """
     if at_terminals():
         print("Type or paste the start of a text; the model continues it. Type `exit` to quit; Ctrl+C stops a reply.")
-        if example:
+        if example and can_print(example, sys.stdout):
             print(f"For example: {one_line(example)}")
     for prompt in prompts():
         try:

@@ -53,6 +53,15 @@ def guard_standard_streams() -> None:
         sys.stderr = _wrapped(_Messages, sys.stderr, "backslashreplace")
 
 
+def can_print(text: str, stream: TextIO | None) -> bool:
+    """Return True if a stream prints the text as it is, False if its encoding lacks some of the characters."""
+    try:
+        text.encode(getattr(stream, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def discard_output() -> None:
     """Send standard output to the null device, so that the flush at the end of the process does not fail again."""
     with contextlib.suppress(OSError, AttributeError):

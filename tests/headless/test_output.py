@@ -187,6 +187,11 @@ def test_the_next_commands_name_a_prompt_of_the_language_of_the_text(folder: Pat
         (folder / "data" / name).write_text("Über allen Gipfeln ist Ruh, in allen Wipfeln.\n\n" * 40, encoding="utf-8")
     run = run_program("--train-only", "--max-steps", "2", *tiny(), cwd=folder)
     assert "next: gpt-tui generate 'Über allen Gipfeln', gpt-tui chat" in run.stdout
+    ascii_output = {"PYTHONIOENCODING": "ascii"}
+    again = run_program("--train-only", "--resume", "--max-steps", "3", cwd=folder, **ascii_output)
+    assert "next: gpt-tui chat, or gpt-tui --train-only --resume" in again.stdout
+    named = run_program("--train-only", "--max-steps", "2", "--models-dir", "é", *tiny(), cwd=folder, **ascii_output)
+    assert (named.returncode, "next: " in named.stdout) == (0, False)
 
 
 def test_scores_of_a_part_and_of_all_of_the_eval_text_are_named_at_the_start_in_their_lines_and_at_the_end(
