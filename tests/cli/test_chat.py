@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gpt_tui.cli import generate
+from gpt_tui.headless import terminal_chat
 from tests.cli.conftest import Result
 from tests.program import Terminal
 
@@ -78,3 +79,15 @@ def test_lines_pasted_together_into_the_terminal_chat_are_one_prompt(trained: Pa
     assert terminal.shown.count("> ") == 1, "one reply, then the next prompt"
     terminal.type("exit\r")
     assert terminal.end() == 0
+
+
+def test_an_example_that_the_terminal_cannot_show_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal_chat, "at_terminals", lambda: True)
+    monkeypatch.setattr(terminal_chat, "prompts", lambda: iter([]))
+    for encoding, is_shown in (("utf-8", True), ("ascii", False)):
+        screen = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="replace")
+        monkeypatch.setattr(sys, "stdout", screen)
+        terminal_chat.converse(None, None, "Über allen Gipfeln")  # type: ignore[arg-type]
+        screen.flush()
+        shown = screen.buffer.getvalue().decode()
+        assert ("For example: Über allen Gipfeln" in shown, "For example" in shown) == (is_shown, is_shown)
