@@ -209,10 +209,10 @@ def early_stopping_row(state: RunState, value_width: int) -> Row:
 def first_evaluation_row(state: RunState, value_width: int) -> Row:
     """Return the step of the first evaluation, if the settings of the run are known; it may be the end of the run."""
     started = state.started
-    if state.limits == NO_LIMITS:
-        return Row("no evaluation yet", "")
-    if state.finished is not None and state.finished.reason != "stopped":
+    if state.finished is not None:
         return Row("no evaluation", "")
+    if state.limits == NO_LIMITS or state.evaluating is not None:
+        return Row("no evaluation yet", "")
     every = state.limits.eval_every_steps or (started.steps_per_epoch if started and started.kind == "train" else 0)
     if not every:
         return Row("no evaluation yet", "")

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from gpt_core.training.events import FullEvalCompleted, LinesReproduced, LossDiverged, RunFinished, SaveFailed
+from gpt_core.training.events import (
+    EvalProgressed,
+    FullEvalCompleted,
+    LinesReproduced,
+    LossDiverged,
+    RunFinished,
+    SaveFailed,
+)
 from gpt_tui.charts.chart import Chart
 from gpt_tui.run_view.figures import GAP, fitted_figures
 from gpt_tui.run_view.figures_line import FiguresLine
@@ -61,6 +68,16 @@ def test_a_run_too_short_for_an_evaluation_is_evaluated_at_its_end():
     assert (rows["full eval"], rows["accuracy"], rows["bits/byte"]) == ("3.500 at 60", "25.0%", "2.000")
     unscored = advance(short_run, RunFinished("max_steps", 60))
     assert [row.label for row in evaluation_rows(unscored, 30)] == ["no evaluation"]
+
+
+@pytest.mark.parametrize("max_steps", [2000, 130])
+def test_no_step_of_a_first_evaluation_is_named_during_it_and_after_the_run(max_steps: int):
+    run = replace(trained(100), started=started(max_steps=max_steps))
+    evaluating = advance(run, EvalProgressed(100, 1, 8))
+    stopped = advance(evaluating, RunFinished("stopped", 100))
+    unknown = replace(stopped, limits=NO_LIMITS)
+    labels = [evaluation_rows(state, 30)[0].label for state in (evaluating, stopped, unknown)]
+    assert labels == ["no evaluation yet", "no evaluation", "no evaluation"]
 
 
 def test_no_step_of_an_evaluation_is_named_while_the_settings_are_unknown():
