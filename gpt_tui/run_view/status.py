@@ -136,7 +136,7 @@ def evaluation_rows(state: RunState, value_width: int) -> list[Row]:
     if best := best_score(state):
         options = [f"★ {best} at {short(state.best.step)}", f"★ {best}"]
         rows.append(Row(f"best {state.best_metric}", longest_fitting(options, value_width)))
-    if state.limits.patience:
+    if state.limits.patience and state.finished is None:
         rows.append(early_stopping_row(state, value_width))
     return rows
 
@@ -189,7 +189,7 @@ def early_stopping_row(state: RunState, value_width: int) -> Row:
     limits, so_far = state.limits, state.best.without_improvement
     if state.step <= limits.warmup_steps:
         counted = f"counted after step {integer(limits.warmup_steps)}"
-        options = [f"{counted}, the end of the warm-up", counted, f"after {short(limits.warmup_steps)}"]
+        options = [f"{counted}, the end of the warm-up", counted, f"from step {short(limits.warmup_steps)}"]
         return Row("not improved", longest_fitting(options, value_width))
     min_steps = limits.patience_min_steps
     steps = min(max(0, state.step - max(state.best.patience_from, limits.warmup_steps)), min_steps)

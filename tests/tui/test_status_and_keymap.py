@@ -117,6 +117,14 @@ def test_the_state_of_early_stopping_is_shown(steps: int, without: int, label: s
     assert len(narrow["not improved"]) <= 24
 
 
+def test_early_stopping_before_the_end_of_the_warmup_names_its_step_and_is_not_shown_after_the_run():
+    history = replace(trained(80), limits=Limits(patience=3, warmup_steps=100))
+    history = advance(history, scored(80, 0.2))
+    narrow = {row.label: row.value for row in status_rows(history, SessionStatus(Phase.TRAINING), 32)}
+    assert narrow["not improved"] == "from step 100"
+    assert not {"not improved", "patience"} & set(values(advance(history, ev.RunFinished("stopped", 80))))
+
+
 def test_the_best_score_is_that_of_the_metric():
     history = advance(RunState(), started(best_metric="loss"))
     history = advance(history, scored(300, 0.312, 3.5, is_best=True))
