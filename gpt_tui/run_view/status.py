@@ -268,10 +268,12 @@ def origin_rows(state: RunState, value_width: int) -> list[Row]:
 
 
 def saved_row(state: RunState, status: SessionStatus, value_width: int) -> Row:
-    """Return step and age of the last save, or that the last one failed."""
+    """Return step and age of the last save, or the step of the resumed checkpoint, or that the last save failed."""
     if state.save_error:
         return Row("saved", longest_fitting(["✗ failed, see the log", "✗ see the log"], value_width), "bad")
     if state.saved is None:
+        if state.started is not None and state.started.resumed_from:
+            return Row("saved", f"step {short(state.started.step)} (resumed)")
         return Row("saved", "not yet", "dim")
     step, ago = short(state.saved.step), f"{age(status.now_s - state.saved.at_s)} ago"
     return Row("saved", longest_fitting([f"at step {step}, {ago}", f"step {step}, {ago}", ago], value_width))

@@ -132,6 +132,14 @@ def test_the_best_score_is_that_of_the_metric():
     assert best_score(RunState()) == ""
 
 
+def test_a_resumed_run_is_saved_at_the_step_that_it_resumes():
+    assert values(trained(5))["saved"] == "not yet"
+    resumed = advance(RunState(), started(step=27, resumed_from="models/ckpt_latest.safetensors"))
+    assert values(resumed)["saved"] == "step 27 (resumed)"
+    saved = advance(resumed, ev.CheckpointSaved("latest", "models/ckpt_latest.safetensors", 30), at_s=5.0)
+    assert values(saved, now_s=7.0)["saved"] == "at step 30, 2 s ago"
+
+
 def test_a_failed_save_and_a_loss_that_is_not_finite_stand_out():
     history = advance(trained(5), ev.SaveFailed("latest", "x", 5, "no space left on device"))
     history = advance(history, step(6, math.nan))
