@@ -32,7 +32,7 @@ from gpt_core.bench.hardware import free_memory
 from gpt_core.bench.step_timing import STEP_TIMES
 from gpt_core.config.presets import EVAL_TOKENS, PRESETS
 from gpt_core.config.resolve import Overrides
-from gpt_core.config.settings import GROUP_RATES, QWEN3, ModelShape, Settings
+from gpt_core.config.settings import GROUP_RATES, NO_EPOCH_LIMIT, QWEN3, ModelShape, Settings
 from gpt_core.errors import ConfigError
 from gpt_core.kernels import compute_threads
 from gpt_core.model.parameters import parameter_count
@@ -49,7 +49,6 @@ MAX_WARMUP_SHARE = 0.25
 COOLDOWN = 0.5
 MIN_EVALUATIONS = 20  # in a budget, if they take no more than about 5% of it
 TOKENS_BETWEEN_EVALUATIONS = 400_000  # trained: the part of the eval text then takes 5% of the time
-NO_LIMIT = 1_000_000  # epochs
 SOURCE = "time budget"
 
 _MODEL = (
@@ -250,7 +249,7 @@ def _schedule(model: Candidate) -> dict[str, object]:
     every = max(steps / MIN_EVALUATIONS, TOKENS_BETWEEN_EVALUATIONS / model.batch_tokens)
     return {
         "warmup_steps": max(1, round(warmup)), "cooldown": COOLDOWN,
-        "min_lr_share": 0.0, "max_epochs": NO_LIMIT, "patience": 0, "best_metric": "loss",
+        "min_lr_share": 0.0, "max_epochs": NO_EPOCH_LIMIT, "patience": 0, "best_metric": "loss",
         "improvement_threshold": 0.0, "eval_every_steps": max(1, round(every)), "eval_tokens": EVAL_TOKENS,
         "save_epoch_number": 0,
     }  # fmt: skip

@@ -21,10 +21,10 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from gpt_core.bench.budget_rule import MEASUREMENTS, NO_LIMIT, Measurements, with_choice
+from gpt_core.bench.budget_rule import MEASUREMENTS, Measurements, with_choice
 from gpt_core.config.presets import PRESETS
 from gpt_core.config.resolve import Overrides
-from gpt_core.config.settings import Settings
+from gpt_core.config.settings import NO_EPOCH_LIMIT, Settings
 from gpt_core.config.validation import unknown_name
 from gpt_core.errors import ConfigError, shown
 from gpt_core.progress import Progress, ignore_progress
@@ -220,7 +220,7 @@ def race_cases(
     names = [name for choices in varied for name in choices[0]]
     if repeated := next((name for name in names if names.count(name) > 1), ""):
         raise ConfigError(f"--vary {repeated}: got it twice, expected all values in one list: {repeated}=A,B,C")
-    rest: dict[str, object] = {"patience": 0, "epsilon": 0.0, "max_epochs": NO_LIMIT, "save_epoch_number": 0}
+    rest: dict[str, object] = {"patience": 0, "epsilon": 0.0, "max_epochs": NO_EPOCH_LIMIT, "save_epoch_number": 0}
     rest["hold_out"] = not overrides.value("eval_file")
     if steps:
         rest |= {"max_steps": steps, "eval_every_steps": _evaluation_interval(steps)}

@@ -147,8 +147,8 @@ class BarsReporter:
             left=f"{clock(left)} left" if left is not None else "",
         )  # fmt: skip
         if history.last is not None and is_training(history):
-            epochs = f" of {history.limits.max_epochs}" if history.limits.max_epochs else ""
-            epoch = f"epoch {history.last.epoch + 1}{epochs}"
+            epochs = f" of {integer(history.limits.max_epochs)}" if history.limits.max_epochs else ""
+            epoch = f"epoch {integer(history.last.epoch + 1)}{epochs}"
             self._bars.update(self._epoch, description=epoch, completed=history.epoch_fraction, visible=True)
         share = history.evaluating
         self._bars.update(self._eval, completed=share or 0.0, visible=share is not None)

@@ -83,7 +83,7 @@ def progress_rows(state: RunState, value_width: int) -> list[Row]:
     of_steps = f" of {integer(state.last_step)}" if state.last_step else ""
     rows = [Row("step", integer(state.step) + of_steps)]
     if started.steps_per_epoch and started.kind == "train":
-        of_epochs = f" of {state.limits.max_epochs}" if state.limits.max_epochs else ""
+        of_epochs = f" of {integer(state.limits.max_epochs)}" if state.limits.max_epochs else ""
         epoch = (state.last.epoch if state.last else started.epoch) + 1
         rows.append(Row("epoch", f"{integer(epoch)}{of_epochs}"))
     if (fraction := state.progress) is not None:

@@ -11,7 +11,7 @@ from math import nan
 from pathlib import PurePath
 from typing import NamedTuple
 
-from gpt_core.config.settings import Settings
+from gpt_core.config.settings import NO_EPOCH_LIMIT, Settings
 from gpt_core.model.scores import EvalScores
 from gpt_core.training.events import (
     BaselinesMeasured,
@@ -50,9 +50,10 @@ class Limits(NamedTuple):
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
-        """Return the limits in the settings; epochs do not limit a run with a time budget."""
+        """Return the limits in the settings; epochs limit no run with a time budget, and none in a race."""
         limits = cls(*(getattr(settings, name) for name in cls._fields))
-        return limits._replace(max_epochs=0) if settings.minutes else limits
+        is_limited = not settings.minutes and settings.max_epochs < NO_EPOCH_LIMIT
+        return limits if is_limited else limits._replace(max_epochs=0)
 
 
 class Score(NamedTuple):

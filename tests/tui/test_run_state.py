@@ -271,3 +271,8 @@ def test_the_reason_for_the_model_of_a_time_budget_is_logged():
 def test_epochs_do_not_limit_a_run_with_a_time_budget():
     assert Limits.of(Settings(minutes=5.0, max_epochs=7)).max_epochs == 0
     assert Limits.of(Settings(max_epochs=7)).max_epochs == 7
+
+
+def test_the_epochs_of_a_race_which_limit_no_run_are_no_limit():
+    limits = [Limits.of(Settings(max_epochs=epochs)).max_epochs for epochs in (999_999, 1_000_000, 1 << 50)]
+    assert limits == [999_999, 0, 0]

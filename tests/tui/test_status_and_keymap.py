@@ -140,6 +140,11 @@ def test_a_resumed_run_is_saved_at_the_step_that_it_resumes():
     assert values(saved, now_s=7.0)["saved"] == "at step 30, 2 s ago"
 
 
+def test_long_numbers_of_epochs_have_separators():
+    history = replace(trained(5), limits=Limits(max_epochs=20_000))
+    assert values(history)["epoch"] == "1 of 20,000"
+
+
 def test_a_failed_save_and_a_loss_that_is_not_finite_stand_out():
     history = advance(trained(5), ev.SaveFailed("latest", "x", 5, "no space left on device"))
     history = advance(history, step(6, math.nan))

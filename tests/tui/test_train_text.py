@@ -49,6 +49,21 @@ def test_the_welcome_says_when_files_are_saved(changes: dict[str, float], when: 
     assert dict(preview_rows(SETUP._replace(settings=settings), {}))["saves"] == f"models/, {when}"
 
 
+@pytest.mark.parametrize(
+    ("changes", "length"),
+    [
+        ({}, "up to 20 epochs"),
+        ({"max_steps": 1500}, "up to 1,500 steps or 20 epochs"),
+        ({"max_steps": 1500, "max_epochs": 1_000_000}, "up to 1,500 steps"),
+        ({"max_epochs": 1_000_000}, "no limit of steps or epochs"),
+        ({"max_epochs": 1_000_000, "minutes": 5.0}, "5 minutes"),
+    ],
+)
+def test_the_welcome_says_how_long_a_run_is(changes: dict[str, float], length: str):
+    settings = msgspec.structs.replace(SETUP.settings, **changes)
+    assert dict(preview_rows(SETUP._replace(settings=settings), {}))["batch"].endswith(f" per step, {length}")
+
+
 def test_the_welcome_names_a_problem_in_place_of_the_texts():
     problem = "init_from: x.safetensors: No such file or directory"
     rows = dict(preview_rows(SETUP._replace(problem=problem, note="data/ has book.txt"), {}))

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from gpt_core.bench.estimate import model_state_bytes
 from gpt_core.config.presets import CUSTOM
-from gpt_core.config.settings import Settings
+from gpt_core.config.settings import NO_EPOCH_LIMIT, Settings
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import parameter_count
 from gpt_tui.session.phase import Phase
@@ -149,8 +149,10 @@ def length(settings: Settings) -> str:
     """Return the maximum length of a run: `up to 2,000 steps or 20 epochs`, or its time budget: `5 minutes`."""
     if settings.minutes:
         return minutes_text(settings.minutes)
-    steps = f"{counted(settings.max_steps, 'step')} or " if settings.max_steps else ""
-    return f"up to {steps}{counted(settings.max_epochs, 'epoch')}"
+    limits = [counted(settings.max_steps, "step")] if settings.max_steps else []
+    if settings.max_epochs < NO_EPOCH_LIMIT:
+        limits.append(counted(settings.max_epochs, "epoch"))
+    return f"up to {' or '.join(limits)}" if limits else "no limit of steps or epochs"
 
 
 def saving(settings: Settings) -> str:
