@@ -75,14 +75,16 @@ def read_preview(
     Args:
         settings: Settings of the run.
         preset_name: Preset that the settings began with.
-        session_dir: Folder of the last run of this session, which is the one to resume; "" before a run.
+        session_dir: Folder of the last run of this session, which is the one to resume unless another process
+            trains there; "" before a run.
         hosts: Host of each rank that trains; empty for one process.
     """
     stored = stored_checkpoints(settings.models_dir)
-    if session_dir:
+    if session_dir and not is_trained_in(Path(session_dir)):
         stored = stored._replace(resumable=stored_checkpoints(session_dir).resumable)
     else:
-        stored = stored._replace(resumable=newest_run(settings.models_dir, stored.resumable, Path()))
+        own = None if is_trained_in(Path(settings.models_dir)) else stored.resumable
+        stored = stored._replace(resumable=newest_run(settings.models_dir, own, Path()))
     preview = RunPreview(settings, preset_name, stored=stored, hosts=hosts)
     try:
         train, evaluation = text_sources(settings)

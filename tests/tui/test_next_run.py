@@ -90,6 +90,20 @@ def test_the_newest_run_below_the_folder_is_offered_to_resume(tmp_path: Path, mo
     assert named.stored.resumable.path.parent == Path("models")
 
 
+@pytest.mark.parametrize("session_dir", ["", "models"])
+def test_a_run_that_another_process_trains_is_not_offered_after_a_start_that_it_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, session_dir: str
+):
+    monkeypatch.chdir(tmp_path)
+    save_run(Path("models-2"))
+    save_run(Path("models"))
+    with CheckpointStore("models") as store:
+        store.prepare("models", new_run=False)  # holds the lock
+        refused = read_preview(preset("nano"), "nano", session_dir)
+    assert refused.stored.resumable is not None
+    assert refused.stored.resumable.path.parent == Path("models-2")
+
+
 def test_a_named_folder_comes_before_the_runs_around_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     save_run(Path("a"))
