@@ -9,6 +9,7 @@ a resume from an older checkpoint.
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import shutil
 import time
@@ -290,6 +291,7 @@ class CheckpointStore:
         broken: list[DamagedCheckpoint] = []
         try:
             paths = sorted(p for p in self.folder.iterdir() if p.suffix == EXTENSION and not p.name.startswith("."))
+            paths = [p for p in paths if kind_of(p.name) != "other" or not os.path.isdir(p)]
         except (OSError, ValueError):
             paths = []
         for path in paths:

@@ -82,6 +82,14 @@ def test_files_are_sorted_newest_first_and_those_without_a_header_last(contents:
     assert contents.problems == ()
 
 
+def test_a_folder_with_the_name_of_a_checkpoint_is_no_file(tmp_path: Path):
+    for name in ("parts.safetensors", "ckpt_latest.safetensors"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link.safetensors").symlink_to(tmp_path / "parts.safetensors")
+    assert FolderScanner(str(tmp_path)).scan() == FolderContents()
+    assert [found.path.name for found in CheckpointStore(tmp_path).list()] == ["ckpt_latest.safetensors"]
+
+
 def test_headers_are_read_again_only_in_a_folder_that_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     fill(tmp_path)
     scanner = FolderScanner(str(tmp_path))

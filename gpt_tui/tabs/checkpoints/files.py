@@ -100,7 +100,7 @@ def _folders_in(root: Path) -> list[Path]:
 def _stamps(folder: Path) -> frozenset[Stamp]:
     stamps = set()
     for entry in os.scandir(folder):
-        if Path(entry.name).suffix == EXTENSION and not entry.name.startswith("."):
+        if Path(entry.name).suffix == EXTENSION and not entry.name.startswith(".") and not entry.is_dir():
             try:
                 status = entry.stat()
             except OSError:  # a broken link is listed, as a file that cannot be read
