@@ -472,6 +472,8 @@ def known_error(error: BaseException) -> tuple[str, int] | None:
         return "", 1
     if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("gpt_core."):
         line, code = f"{error.name} is not compiled; run `pip install -e .` in the source folder first", 1
+    elif isinstance(error, ImportError) and (error.name or "").startswith("gpt_core."):
+        line, code = str(error), 1
     elif isinstance(error, MemoryError):
         line, code = f"out of memory ({error}); try a smaller preset, batch_size or seq_len", 1
     elif isinstance(error, OutputError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from gpt_tui.app import launch
 from gpt_tui.cli import main as cli
 from gpt_tui.cli import train
 from tests.cli.conftest import Result
+from tests.program import run_program
 
 
 @pytest.mark.parametrize(
@@ -109,6 +111,11 @@ def test_the_app_does_not_start_if_a_text_cannot_be_read(
             1,
             "run `pip install -e .` in the source folder first\n",
         ),
+        (
+            ImportError("libgomp.so.1: cannot open shared object file", name="gpt_core.kernels.adamw"),
+            1,
+            "gpt-tui: libgomp.so.1: cannot open shared object file\n",
+        ),
         (KeyboardInterrupt(), 130, "\n"),
     ],
 )
@@ -121,6 +128,12 @@ def test_every_error_has_its_exit_code(
     monkeypatch.setattr("gpt_tui.cli.config.config", fail)
     assert cli.main(["config"]) == code
     assert capsys.readouterr().err.endswith(message)
+
+
+def test_a_level_that_does_not_exist_is_one_line(tmp_path: Path) -> None:
+    run = run_program("gradcheck", cwd=tmp_path, GPT_TUI_LEVEL="fast")
+    assert (run.returncode, run.stdout) == (2, "")
+    assert re.fullmatch(r"gpt-tui: GPT_TUI_LEVEL: got 'fast', expected one of [\w, ]+\n", run.stderr)
 
 
 def test_an_unexpected_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from gpt_core.cgroups import cpu_quota
+from gpt_core.errors import ConfigError
 
 SPIN_COUNT = "3000"
 BINDING = {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}
@@ -95,7 +96,8 @@ def load_kernels(package_path: list[str]) -> str:
         Arm "baseline" or "aarch64_bf16".
 
     Raises:
-        ImportError: No level is compiled, or the one that GPT_TUI_LEVEL names is not available.
+        ConfigError: The level that GPT_TUI_LEVEL names is not available.
+        ImportError: No level is compiled, or a compiled kernel cannot be loaded.
     """
     package = Path(package_path[0])
     with _openmp_settings():
@@ -144,9 +146,10 @@ def _choose_level(package: Path) -> str:
     available = [name for name in (*supported_levels(), EMULATED_TILES) if any((package / name).glob("threads.*"))]
     if not available:
         raise ImportError(
-            f"no compiled kernels in {package}; run `pip install -e .` or `python setup.py build_ext --inplace`"
+            f"no compiled kernels in {package}; run `pip install -e .` or `python setup.py build_ext --inplace`",
+            name="gpt_core.kernels",
         )
     requested = os.environ.get("GPT_TUI_LEVEL", "")
     if requested and requested not in available:
-        raise ImportError(f"GPT_TUI_LEVEL: got {requested!r}, expected one of {', '.join(available)}")
+        raise ConfigError(f"GPT_TUI_LEVEL: got {requested!r}, expected one of {', '.join(available)}")
     return requested or available[0]
