@@ -222,6 +222,42 @@ async def test_without_a_model_a_reply_a_sample_or_a_text_one_line_says_what_to_
 
 
 @pytest.mark.slow
+async def test_a_problem_is_not_shown_while_what_follows_it_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    go_on = threading.Event()
+
+    def held(_view: object, task: Any) -> Iterator[Any]:
+        go_on.wait(60)
+        yield fixed_tokens()
+
+    save_model(tmp_path)
+    monkeypatch.setattr(TokensView, "compute", held)
+    async with running_app(tmp_path) as bench:
+        await bench.pilot.press("f6", "e")
+        await bench.until_seen("✗ no text yet")
+        await type_text(bench, TEXT)
+        await bench.until_seen("computing…")
+        assert "no text yet" not in bench.text()
+        go_on.set()
+        await bench.until_seen("bits per token")
+
+
+@pytest.mark.slow
+async def test_knock_out_names_in_its_title_how_much_of_a_long_text_its_loss_is_of(tmp_path: Path):
+    save_model(tmp_path)
+    async with running_app(tmp_path) as bench:
+        await type_text(bench, TEXT * 10)
+        await bench.until_seen(f"typed, first {SHAPE.seq_len} of ")
+        inside(bench).action_view("ablation")
+        await bench.until_seen("loss of this text")
+        outcome = inside(bench)._outcomes[0]
+        assert isinstance(outcome, Outcome)
+        assert SHAPE.seq_len < outcome.result.tokens < outcome.total
+        assert f"first {outcome.result.tokens} of {outcome.total} tokens" in bench.text()
+
+
+@pytest.mark.slow
 async def test_a_text_longer_than_the_context_is_read_up_to_it_and_says_so(tmp_path: Path):
     save_model(tmp_path)
     async with running_app(tmp_path) as bench:

@@ -21,6 +21,7 @@ from gpt_tui.tabs.inside.help_texts import HELP
 from gpt_tui.tabs.inside.presenter import message_lines, title, view_bar
 from gpt_tui.tabs.inside.registry import VIEWS
 from gpt_tui.tabs.inside.views.attention import AttentionView
+from gpt_tui.tabs.inside.views.knock_out import KnockOutView
 from gpt_tui.tabs.inside.views.lens import LensView, columns_of
 from gpt_tui.tabs.inside.views.pixels import pixel_rows, pooled
 from gpt_tui.tabs.inside.views.tokens import TokensView
@@ -36,7 +37,7 @@ from gpt_tui.tabs.inside.views.view import (
     Task,
     moved,
 )
-from tests.tui.inside_samples import fixed_attention, fixed_lens, fixed_tokens, small_subject
+from tests.tui.inside_samples import fixed_attention, fixed_knock_out, fixed_lens, fixed_tokens, small_subject
 
 SIZES = [Size(20, 4), Size(40, 9), Size(78, 9), Size(78, 18), Size(118, 30), Size(198, 54)]
 EXTENT = Extent(60, 4, 4)
@@ -283,6 +284,14 @@ def test_a_line_is_cut_or_filled_to_its_width_in_cells():
 def test_the_title_says_how_much_of_a_long_text_is_read():
     assert title("m", "typed", Extent(64, 1, 1), 200, "") == "m · typed, first 64 of 200 tokens"
     assert title("m", "probe", Extent(1, 1, 1), 1, "loading") == "m · probe, 1 token · loading"
+
+
+def test_the_title_of_knock_out_says_how_much_of_the_text_its_loss_is_of():
+    view, extent = KnockOutView(), Extent(64, 1, 1)
+    long, short = (fixed_knock_out()._replace(tokens=tokens) for tokens in (256, 63))
+    assert [view.read_tokens(result, extent) for result in (long, short)] == [256, 64]
+    assert title("m", "typed", Extent(256, 1, 1), 271, "") == "m · typed, first 256 of 271 tokens"
+    assert title("m", "probe", Extent(4032, 1, 1), 64, "") == "m · probe, 64 tokens"
 
 
 def test_a_problem_is_wrapped_so_that_nothing_of_it_is_lost():

@@ -68,7 +68,7 @@ class InsideTab(Vertical):
         self._outcomes: list[Outcome | str | None] = [None] * SIDES
         self._progress = ""
         self._number = self._version = 0
-        self._asked: Hashable = None
+        self._asked: tuple[Hashable, ...] | None = None
         self._run = RunState()
         self._reply = ""
         self._followed: Hashable = None
@@ -177,6 +177,8 @@ class InsideTab(Vertical):
         self._measure()
         if asked == self._asked:
             return
+        if self._asked is None or asked[:-1] != self._asked[:-1]:  # a problem may be one of what was asked before
+            self._outcomes = [None if isinstance(outcome, str) else outcome for outcome in self._outcomes]
         self._asked, self._progress = asked, ""
         self._canvas(1).display = len(models) > 1
         if text.kind in MISSING_TEXTS and not text.text:
@@ -189,6 +191,7 @@ class InsideTab(Vertical):
         self._worker.request(
             Request(self._number, self._view, models, text, self._cursor, size, self._run, self._version)
         )
+        self._show()
 
     def on_computed(self, message: Computed) -> None:
         """Show a result."""
@@ -243,7 +246,8 @@ class InsideTab(Vertical):
             note = removed if side == 0 else ""
             if isinstance(outcome, Outcome) and frame is not None:
                 kind = self._choices.kind
-                shown = title(outcome.name, kind, outcome.extent, outcome.total, self._progress)
+                read = outcome.extent._replace(tokens=self._view.read_tokens(outcome.result, outcome.extent))
+                shown = title(outcome.name, kind, read, outcome.total, self._progress)
                 canvas.border_title = title_markup(f"{note} · {shown}" if note else shown)
                 canvas.show(self._view.lines(outcome.result, frame))
             else:

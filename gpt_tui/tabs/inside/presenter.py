@@ -49,8 +49,11 @@ def view_bar(views: Sequence[InsideView[Any]], shown: str) -> Line:
 
 
 def title(model: str, kind: TextKind, extent: Extent, total: int, progress: str) -> str:
-    """Return the title of a view: `in training, step 250 · probe, 64 tokens`."""
-    read = counted(extent.tokens, "token")
+    """Return the title of a view: `in training, step 250 · probe, 64 tokens`.
+
+    A view may read more than a short text: `extent` may have more tokens than its `total`.
+    """
+    read = counted(total, "token")
     if total > extent.tokens:
         read = f"first {integer(extent.tokens)} of {integer(total)} tokens"
     return " · ".join(part for part in (model, f"{TEXT_LABELS[kind]}, {read}", progress) if part)

@@ -9,7 +9,7 @@ from gpt_core import interpret
 from gpt_core.interpret import Ablation, Part
 from gpt_tui.shared.formatting import integer, nats, part_name
 from gpt_tui.shared.spans import Line, Span, shortened, side_by_side
-from gpt_tui.tabs.inside.views.view import Action, Continuation, Cursor, Frame, InsideView, Move, Removal, Task
+from gpt_tui.tabs.inside.views.view import Action, Continuation, Cursor, Extent, Frame, InsideView, Move, Removal, Task
 
 COLUMN_WIDTH = 48  # of one column of parts, at least
 NAME_WIDTH = 16
@@ -82,6 +82,10 @@ class KnockOutView(InsideView[KnockOut]):
         steps = {"up": -1, "down": 1, "previous_head": -1, "next_head": 1, "left": -per_layer, "right": per_layer,
                  "page_up": -10, "page_down": 10, "home": -count, "end": count}  # fmt: skip
         return cursor_at(result.parts, max(0, min(count - 1, number + steps[move])), frame.cursor)
+
+    def read_tokens(self, result: KnockOut, extent: Extent) -> int:
+        """Return the tokens that the loss is the mean of, which may be more than a context."""
+        return max(extent.tokens, result.tokens)
 
     def act(self, result: KnockOut, frame: Frame, action: Action) -> Cursor | Continuation | Removal | None:
         """Remove the part at the cursor, or put it back."""

@@ -175,6 +175,10 @@ class InsideView(ABC, Generic[Result]):
         """Return where the cursor can be, of the extent of model and text."""
         return extent
 
+    def read_tokens(self, result: Result, extent: Extent) -> int:
+        """Return how many tokens of the text the result is of."""
+        return extent.tokens
+
     def act(self, result: Result, frame: Frame, action: Action) -> Cursor | Continuation | Removal | None:
         """Return what a key for an action does: a cursor, a request to another tab, or None for nothing.
 
