@@ -22,7 +22,7 @@ from gpt_tui.tabs.checkpoints import export as checkpoint_export
 from gpt_tui.tabs.checkpoints import files as checkpoint_files
 from gpt_tui.tabs.checkpoints import pane as checkpoints_pane
 from gpt_tui.tabs.checkpoints.checkpoint_list import Rows
-from gpt_tui.tabs.checkpoints.files import VerificationThread
+from gpt_tui.tabs.checkpoints.files import FolderScanner, VerificationThread
 from gpt_tui.tabs.checkpoints.pane import CheckpointsTab
 from gpt_tui.tabs.train.pane import TrainTab
 from tests.core.checkpoint_samples import sample
@@ -115,6 +115,19 @@ async def test_an_empty_folder_names_the_next_step(size: tuple[int, int], snapsh
         await bench.pilot.press("d", "r", "v")  # no effect without a file
         assert not bench.app.screen.is_modal
         assert "Delete" not in bench.text()
+
+
+async def test_a_folder_that_is_still_being_read_is_not_called_empty(monkeypatch: pytest.MonkeyPatch):
+    fill(MODELS)
+    go_on, scan = threading.Event(), FolderScanner.scan
+    monkeypatch.setattr(FolderScanner, "scan", lambda self: go_on.wait(DEADLINE_S) and scan(self))
+    async with running_app(MODELS) as bench:
+        await bench.pilot.press("f4")
+        await bench.until_seen("reading models/…")
+        assert "There are no checkpoints" not in bench.text()
+        go_on.set()
+        await bench.until_seen("ckpt_latest")
+        assert "reading" not in bench.text()
 
 
 async def test_brackets_in_the_names_of_folder_and_file_are_shown_in_the_titles():

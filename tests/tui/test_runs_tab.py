@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,6 +59,22 @@ async def test_without_a_run_the_tab_names_the_next_step() -> None:
         for text in ("F2, then s, starts a run here.", "gpt-tui --train-only --models-dir models/other"):
             assert text in bench.text()
         await bench.pilot.press("space", "m", "u", "v", "l", "left")
+
+
+async def test_runs_that_are_still_being_read_are_not_called_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with CheckpointStore(MODELS) as store:
+        store.prepare("run", new_run=True)
+        write_log(MODELS, run_events(30, end=""))
+        for held, words in (("find", "looking for runs…"), ("read", "reading the log of models…")):
+            go_on, real = threading.Event(), getattr(RunReader, held)
+            with monkeypatch.context() as patch:
+                patch.setattr(RunReader, held, lambda *values, go_on=go_on, real=real: go_on.wait(60) and real(*values))
+                async with running_app(MODELS, size=(120, 40)) as bench:
+                    await go_there(bench, words)
+                    assert "No runs yet" not in bench.text()
+                    assert "after the first step" not in bench.text()
+                    go_on.set()
+                    await bench.until_seen("train loss 5.")
 
 
 @pytest.mark.essential

@@ -130,6 +130,7 @@ class CheckpointsTab(Vertical):
         self._models_dir = models_dir
         self._scanner = FolderScanner(models_dir)
         self._contents = FolderContents()
+        self._is_read = False  # the contents are those of the folder
         self._verifications: dict[Stamp, Verification] = {}
         self._thread: VerificationThread | None = None
         self._export: ExportThread | None = None
@@ -183,7 +184,7 @@ class CheckpointsTab(Vertical):
         if models_dir != self._models_dir:
             self._stop_verification()
             self._models_dir, self._scanner = models_dir, FolderScanner(models_dir)
-            self._contents = FolderContents()
+            self._contents, self._is_read = FolderContents(), False
 
     # -- scanning and verification
 
@@ -207,7 +208,7 @@ class CheckpointsTab(Vertical):
     def on_checkpoints_tab_scanned(self, message: Scanned) -> None:
         """Show the files and verify the new ones."""
         self._scanning = False
-        self._contents = message.contents
+        self._contents, self._is_read = message.contents, True
         stamps = {file.stamp for file in message.contents.files}
         self._verifications = {stamp: known for stamp, known in self._verifications.items() if stamp in stamps}
         self._show()
@@ -275,7 +276,8 @@ class CheckpointsTab(Vertical):
         if not files:
             keys = {key.id: shown_key(key, dict(self.app._keymap)) for key in KEYS}
             running = self._running_in is not None
-            empty.update(Content(empty_text(self._models_dir, self._contents.problems, keys, running=running)))
+            text = empty_text(self._models_dir, self._contents.problems, keys, running=running)
+            empty.update(Content(text if self._is_read else f"reading {one_line(self._models_dir)}/…"))
         if body.display != bool(files):
             body.display = bool(files)
             self._focus_rows()

@@ -111,7 +111,7 @@ class RunsTab(Container):
         with ChartKeys(lambda: self.charts, self._find_export, id="runs-body"):
             yield RunsTable(id="runs-table")
             with ContentSwitcher(initial="runs-empty", id="runs-view"):
-                yield Static("", id="runs-empty", markup=False)
+                yield Static("looking for runs…", id="runs-empty", markup=False)
                 yield RunDetail(id="runs-one")
                 yield CompareCharts(id="runs-several")
 

@@ -273,6 +273,8 @@ def empty_text(run: RunInfo | None, watched: Path | None) -> str:
             "gpt-tui --train-only --models-dir models/other  starts one in another terminal."
         )
     folder = name_of(run.folder if run else watched or Path())
+    if run and run.started is not None:
+        return f"reading the log of {folder}…"
     if run and (run.pid or run.place):
         process = f"A process {one_line(run.place)}" if run.place else f"PID {run.pid}"
         return f"{process} is training in {folder}. Its charts appear here after the first step."
