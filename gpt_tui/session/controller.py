@@ -248,6 +248,11 @@ class TrainingController:
             return Phase.PAUSED
         return Phase.PAUSING if self._requests and self._requests.pausing else Phase.TRAINING
 
+    @property
+    def pausing(self) -> bool:
+        """True from a request to pause until one to continue, also before the run has paused."""
+        return self._requests is not None and self._requests.pausing
+
     def _phase_at_rest(self) -> Phase:
         reason = self.run.finished.reason if self.run.finished else ""
         if (self.failure and not self.failure.run_exists) or reason == "diverged":

@@ -40,6 +40,7 @@ async def still_app(
     """Run the app in this state; the last save was 12 seconds ago."""
     saved_at_s = history.saved.at_s if history.saved else 0.0
     monkeypatch.setattr(TrainingController, "phase", property(lambda controller: phase))
+    monkeypatch.setattr(TrainingController, "pausing", property(lambda controller: phase is Phase.PAUSED))
     monkeypatch.setattr(
         TrainingController, "status", lambda controller: SessionStatus(phase, saved_at_s + 12.0, 72_000_000)
     )

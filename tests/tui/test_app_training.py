@@ -14,6 +14,7 @@ import gpt_tui.tabs.train.welcome
 from gpt_core.errors import CorpusError, RunExistsError
 from gpt_core.formats.checkpoint import read_checkpoint, write_checkpoint
 from gpt_core.formats.training_state import Plan
+from gpt_core.training.events import EvalProgressed
 from gpt_tui.charts.chart import Chart
 from gpt_tui.charts.series import nearest_row
 from gpt_tui.charts.view import ChartView
@@ -272,6 +273,23 @@ async def test_getting_ready_is_shown_and_can_be_stopped(tmp_path: Path):
         await bench.pilot.press("x")
         await bench.until_phase(Phase.IDLE)
         await bench.until_seen("Start training")
+
+
+async def test_a_pause_requested_during_an_evaluation_is_shown_and_can_be_cancelled(tmp_path: Path):
+    opener = FakeOpen(hold_at=30)
+    async with running_app(tmp_path, size=(120, 40), opener=opener, autostart=True) as bench:
+        await bench.until_step(30)
+        bench.app.controller._buffer.put(EvalProgressed(30, 1, 8))
+        await bench.until_phase(Phase.EVALUATING)
+        for key in ("p", "n"):
+            await bench.pilot.press(key)
+            await bench.until_seen("pausing after the evaluation")
+            await bench.until_seen("p Continue")
+            assert opener.trainers[0].requests.pausing
+            await bench.pilot.press("p")
+            await bench.until_seen("p Pause")
+            assert not opener.trainers[0].requests.pausing
+            bench.app.clear_notifications()
 
 
 async def test_charts_and_status_show_the_run(tmp_path: Path):

@@ -152,8 +152,7 @@ class TrainTab(RunRequests):
 
     def show_allowed(self) -> None:
         """Enable the buttons and keys that work in the current phase."""
-        paused = self._controller.phase in (Phase.PAUSED, Phase.PAUSING)
-        self.query_one(ButtonRow).allow(self._allowed(), paused=paused)
+        self.query_one(ButtonRow).allow(self._allowed(), paused=self._controller.pausing)
         self.refresh_bindings()
 
     def _allowed(self) -> frozenset[str]:
@@ -224,14 +223,25 @@ class TrainTab(RunRequests):
 
     def action_pause(self) -> None:
         """Pause after this step, or continue."""
-        if self._controller.phase in (Phase.PAUSED, Phase.PAUSING):
+        if self._controller.pausing:
             self._controller.unpause()
         else:
             self._controller.pause()
+            self._show_pausing()
+        self.show_allowed()
 
     def action_step(self) -> None:
-        """Take one step, then pause."""
+        """Take one step, then pause; pause a run that is not paused."""
+        pauses = not self._controller.pausing
         self._controller.single_step()
+        if pauses:
+            self._show_pausing()
+        self.show_allowed()
+
+    def _show_pausing(self) -> None:
+        """Say that a pause waits for the end of an evaluation, as the phase is that of the evaluation until then."""
+        if self._controller.phase is Phase.EVALUATING:
+            self._notify_request("pausing")
 
     def action_save(self) -> None:
         """Save a checkpoint after this step."""
@@ -246,8 +256,9 @@ class TrainTab(RunRequests):
         self._notify_request("checking the lines" if is_self_test else "evaluating")
 
     def _notify_request(self, activity: str) -> None:
-        """Say what was requested, and that a step in progress is completed first."""
-        self.notify(activity if self._controller.phase is Phase.PAUSED else f"{activity} after this step")
+        """Say what was requested, and that a step or an evaluation in progress is completed first."""
+        waits_for = {Phase.PAUSED: "", Phase.EVALUATING: " after the evaluation"}
+        self.notify(activity + waits_for.get(self._controller.phase, " after this step"))
 
     def action_stop(self) -> None:
         """Stop after this step and save."""
