@@ -44,6 +44,12 @@ class AvailableModels(NamedTuple):
         """True if there is at least one model."""
         return self.live or bool(self.checkpoints or self.others)
 
+    @property
+    def automatic(self) -> CheckpointInfo | None:
+        """The checkpoint that `AUTOMATIC` selects; None for the model in training, and without a model."""
+        listed = [] if self.live else [*self.checkpoints, *(other.info for other in self.others)]
+        return listed[0] if listed else None
+
 
 class ModelOption(NamedTuple):
     """One line of a model selector and its value."""
@@ -84,9 +90,8 @@ def automatic_label(available: AvailableModels) -> str:
     """Return the label of the automatic option, which names the model that it selects now."""
     if available.live:
         return "automatic · in training"
-    if not available.any:
+    if (first := available.automatic) is None:
         return "automatic · none yet"
-    first = available.checkpoints[0] if available.checkpoints else available.others[0].info
     return f"automatic · {checkpoint_name(first.path, available.folder)} · step {integer(first.step)}"
 
 

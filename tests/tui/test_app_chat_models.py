@@ -185,6 +185,16 @@ async def test_a_checkpoint_is_not_compared_with_itself(tmp_path: Path):
         assert chosen(bench) == [AUTOMATIC, str(tmp_path / LATEST)]
 
 
+async def test_the_model_that_replies_automatically_is_not_compared_with_itself(tmp_path: Path):
+    two_models(tmp_path)
+    async with running_app(tmp_path, size=(120, 40)) as bench:
+        bench.app.main.post_message(CheckpointsTab.ChatRequested(tmp_path / BEST, compare=True))
+        await bench.until_seen("best_model is the chat's model already")
+        assert chosen(bench) == [AUTOMATIC]
+        await choose(bench, tmp_path / LATEST, compare=True)
+        assert chosen(bench) == [AUTOMATIC, str(tmp_path / LATEST)]
+
+
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)])
 async def test_an_open_list_fits_on_the_screen_and_the_keys_of_the_app_work(tmp_path: Path, size):
     two_models(tmp_path)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 from textual import events, on
 from textual.app import ComposeResult
@@ -16,7 +17,7 @@ from textual.widgets import Input
 
 from gpt_core.errors import ConfigError
 from gpt_tui.run_view.surprise.screen import SurpriseScreen
-from gpt_tui.session.model_options import AvailableModels
+from gpt_tui.session.model_options import AvailableModels, checkpoint_name
 from gpt_tui.session.models import MakeGenerator, ModelLoader
 from gpt_tui.session.removed_parts import RemovedParts, without
 from gpt_tui.shared.bindings import bindings
@@ -57,6 +58,7 @@ class ChatTab(Horizontal):
         self._history = PromptHistory()
         self._stopped = threading.Event()
         self._copies = 0
+        self._is_compared_now = False  # a model to compare with was chosen in another tab
         self._followed: tuple[object, ...] = ()
 
     def compose(self) -> ComposeResult:
@@ -109,8 +111,12 @@ class ChatTab(Horizontal):
             self._list_models()
 
     def choose(self, model: str, *, compare: bool = False) -> None:
-        """Select the value of an option as the model, or as the one to compare with."""
+        """Select the value of an option as the model, or as the one to compare with.
+
+        Whether that is the model which replies already is known once the models are listed.
+        """
         self._form.choose(model, compare=compare)
+        self._is_compared_now = compare
 
     @property
     def last_reply(self) -> str:
@@ -133,6 +139,11 @@ class ChatTab(Horizontal):
     def on_chat_tab_models_listed(self, message: ModelsListed) -> None:
         """Show the models."""
         self._form.show_models(message.available)
+        if self._is_compared_now:
+            self._is_compared_now = False
+            if same := self._form.drop_comparison_of_the_same(message.available):
+                name = checkpoint_name(Path(same), message.available.folder)
+                self.notify(f"{name} is the chat's model already; compare it with another one", markup=False)
         self.query_one(Transcript).show_hint(hint(message.available))
 
     # -- keys

@@ -73,6 +73,14 @@ class SamplingForm(VerticalScroll):
         if other.selected == value:
             other.select(AUTOMATIC if compare else NO_COMPARISON)
 
+    def drop_comparison_of_the_same(self, available: AvailableModels) -> str:
+        """Compare with no model if that is the one which replies automatically; return its path, else ""."""
+        model, other = self._select(compare=False).selected, self._select(compare=True).selected
+        if model != AUTOMATIC or available.automatic is None or other != str(available.automatic.path):
+            return ""
+        self._select(compare=True).select(NO_COMPARISON)
+        return other
+
     def _select(self, *, compare: bool) -> ModelSelect:
         return self.query_one("#compare-select" if compare else "#model-select", ModelSelect)
 
