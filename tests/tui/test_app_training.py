@@ -283,7 +283,7 @@ async def test_a_pause_requested_during_an_evaluation_is_shown_and_can_be_cancel
         await bench.until_phase(Phase.EVALUATING)
         for key in ("p", "n"):
             await bench.pilot.press(key)
-            await bench.until_seen("pausing after the evaluation")
+            await bench.until(lambda: any("pausing after" in notice.message for notice in bench.app._notifications))
             await bench.until_seen("p Continue")
             assert opener.trainers[0].requests.pausing
             await bench.pilot.press("p")
