@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -419,7 +420,9 @@ class SetupScreen(Screen[SetupResult]):
         except ConfigError as error:
             self._not_saved(error)
         else:
-            self.notify(f"`gpt-tui --config {one_line(name)}` starts this run", title="saved", markup=False)
+            self.notify(
+                f"`gpt-tui --config {one_line(shlex.quote(name))}` starts this run", title="saved", markup=False
+            )
 
     def _not_saved(self, error: ConfigError) -> None:
         self.notify(one_line(str(error)), title="not saved", severity="error", timeout=15, markup=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path, PurePath
@@ -280,5 +281,5 @@ def empty_text(run: RunInfo | None, watched: Path | None) -> str:
         return f"{process} is training in {folder}. Its charts appear here after the first step."
     return (
         f"Waiting for a run in {folder}: there is no {METRICS} in it yet.\n\nThe run is shown here after its first "
-        f"step. gpt-tui --train-only --models-dir {folder}  starts one in another terminal."
+        f"step. gpt-tui --train-only --models-dir {shlex.quote(folder)}  starts one in another terminal."
     )
