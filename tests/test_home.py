@@ -186,7 +186,7 @@ def test_every_path_on_the_command_line_may_begin_with_a_tilde(folder: Path) -> 
         assert "--prompt-file: " in done.stderr or not command[-1].startswith("--prompt-file")
         assert done.stderr.count("\n") == 1
     several = run_program("verify", unknown, checkpoint, cwd=folder, HOME=str(folder / "home"))
-    assert (several.returncode, several.stderr) == (1, "")
+    assert (several.returncode, several.stderr) == (2, "")
     refused, valid = several.stdout.splitlines()
     assert "unknown home folder" in refused
     assert "OK, latest" in valid
