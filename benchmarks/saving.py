@@ -104,7 +104,7 @@ def wait_for_step(events: object) -> None:
 
 def save_and_wait(trainer: Trainer) -> None:
     """Save synchronously, without a thread."""
-    for _ in trainer._saver.save_if_new("latest"):
+    for _ in trainer._saver.save_present():
         pass
 
 

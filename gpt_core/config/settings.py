@@ -18,7 +18,7 @@ from gpt_core.tokenizers.registry import canonical_name, tokenizer_names
 # Counts of steps, epochs and tokens are bounded far below what a 64-bit integer or a float represents exactly.
 MAX_COUNT = 1 << 50
 NO_EPOCH_LIMIT = 1_000_000
-"""`max_epochs` of a run that something else ends, and above which it is shown as no limit."""
+"""`max_epochs` of a run that something else ends; this number and larger ones are shown as no limit."""
 PositiveInt = Annotated[int, Meta(ge=1, le=MAX_COUNT)]
 Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 LearningRate = Annotated[float, Meta(ge=0.0, le=10.0)]

@@ -336,9 +336,9 @@ class RunFinished(Event, frozen=True, tag="finished", omit_defaults=True):
 
     `reason` is one of: max_steps, max_epochs, deadline (the time budget is used), early_stopping, epsilon,
     overfit_done, stopped, diverged. For a diverged run, `good_checkpoint` is the one to resume, "" if there is none,
-    and `good_step` is its step. Such a run ended with `loss` far above `guessing_loss`; both are 0 if losses or
-    gradients were not finite. `saved` is False if a run that did not diverge has a last state that `ckpt_latest` does
-    not hold.
+    and `good_step` is its step. Such a run ended, or was stopped after `LossDiverged`, with `loss` far above
+    `guessing_loss`; both are 0 if losses or gradients were not finite. `saved` is False if a run that did not diverge
+    has a last state that `ckpt_latest` does not hold.
     """
 
     reason: str

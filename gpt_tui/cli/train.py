@@ -73,11 +73,11 @@ def first_minutes(overrides: Overrides) -> float:
     return 0.0 if overrides.preset is not None or overrides.values.keys() & DECIDED else FIRST_BUDGET
 
 
-def require_terminal(instead: str = "use `gpt-tui train`") -> None:
+def require_terminal(remedy: str = "use `gpt-tui train` instead") -> None:
     """Check that the app can be shown. Where `mpiexec` has started it, use the terminal of `mpiexec`.
 
     Args:
-        instead: What to do without a terminal, for the message; "" for nothing.
+        remedy: What to do without a terminal, for the message.
 
     Raises:
         InputError: The app cannot be shown.
@@ -88,18 +88,16 @@ def require_terminal(instead: str = "use `gpt-tui train`") -> None:
         from gpt_tui.app.launcher_terminal import attach_terminal
 
         attach_terminal()
-        check_terminal_type(instead)
+        check_terminal_type(remedy)
         return
     streams = {"standard input": sys.stdin, "standard output": sys.stdout, "standard error": sys.stderr}
     missing = [name for name, stream in streams.items() if stream is None or not stream.isatty()]
     if missing:
-        remedy = f"{instead} without a terminal" if instead else "run it in one"
         raise InputError(f"the app needs a terminal, but {missing[0]} is not one; {remedy}")
-    check_terminal_type(instead)
+    check_terminal_type(remedy)
 
 
-def check_terminal_type(instead: str) -> None:
+def check_terminal_type(remedy: str) -> None:
     """Raise InputError if the terminal cannot show a full screen."""
     if os.environ.get("TERM") == "dumb":
-        remedy = f"{instead} without one" if instead else "run it in one"
         raise InputError(f"the app needs a full-screen terminal, but TERM is dumb; {remedy}")

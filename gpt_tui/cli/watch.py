@@ -20,7 +20,7 @@ def watch(options: Namespace) -> int:
     """Follow the run in a folder and return the exit code. The folder is only read."""
     folder = watched_folder(options.folder)
     log = folder / METRICS
-    require_terminal(f"read {one_line(str(log))}" if exists(log) else "")
+    require_terminal(f"read {one_line(str(log))} without a terminal" if exists(log) else "run it in one")
     request = resolve_request(options={"models_dir": str(folder)})
     from gpt_tui.app.launch import run_app
 

@@ -246,7 +246,7 @@ class TrainingController:
             return Phase.EVALUATING
         if self.run.paused:
             return Phase.PAUSED
-        return Phase.PAUSING if self._requests and self._requests.pausing else Phase.TRAINING
+        return Phase.PAUSING if self.pausing else Phase.TRAINING
 
     @property
     def pausing(self) -> bool:

@@ -20,14 +20,14 @@ def test_the_app_without_a_terminal_suggests_train(tmp_path: Path) -> None:
     run = run_program(cwd=tmp_path)
     assert run.returncode == 2
     assert run.stderr.startswith("gpt-tui: the app needs a terminal, but standard input is not one")
-    assert "use `gpt-tui train` without a terminal" in run.stderr
+    assert "use `gpt-tui train` instead" in run.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_app_on_a_dumb_terminal_suggests_train(tmp_path: Path) -> None:
     terminal = Terminal(cwd=tmp_path, TERM="dumb")
     assert terminal.end() == 2
-    assert "TERM is dumb; use `gpt-tui train` without one" in terminal.shown
+    assert "TERM is dumb; use `gpt-tui train` instead" in terminal.shown
 
 
 @pytest.mark.parametrize(
