@@ -106,8 +106,8 @@ def main() -> None:
         print(json.dumps(result))
         return
     for name, figures in result.items():
-        used = "" if figures["processor_s"] is None else f", {figures['processor_s']:.2f} s of processor time"
-        print(f"{name:8} {figures['elapsed_s']:6.2f} s{used}")
+        processor = "" if figures["processor_s"] is None else f", {figures['processor_s']:.2f} s of processor time"
+        print(f"{name:8} {figures['elapsed_s']:6.2f} s{processor}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -154,7 +155,7 @@ async def computed(app: GptApp, pilot: Pilot[None]) -> None:
     await pilot.pause(1)
 
 
-async def inside_pictures(app: GptApp, pilot: Pilot[None], views: dict[str, tuple[str, ...]]) -> None:
+async def inside_pictures(app: GptApp, pilot: Pilot[None], views: Mapping[str, tuple[str, ...]]) -> None:
     """Save a picture per view of the Inside tab."""
     await pilot.press("f6")
     await pilot.pause(1)
@@ -166,7 +167,7 @@ async def inside_pictures(app: GptApp, pilot: Pilot[None], views: dict[str, tupl
         save_picture(app, HERE / f"{name}.png")
 
 
-async def make_inside_pictures(models_dir: Path, preset: str, views: dict[str, tuple[str, ...]]) -> None:
+async def make_inside_pictures(models_dir: Path, preset: str, views: Mapping[str, tuple[str, ...]]) -> None:
     """Save pictures of the Inside tab from a run that has ended."""
     resolved = resolve(preset=preset, assignments=[f"models_dir={models_dir}"])
     app = GptApp(resolved.settings, resolved.preset)
