@@ -50,6 +50,12 @@ class AvailableModels(NamedTuple):
         listed = [] if self.live else [*self.checkpoints, *(other.info for other in self.others)]
         return listed[0] if listed else None
 
+    def file_of(self, value: str) -> tuple[Path, float] | None:
+        """Return the checkpoint of an option's value and the time of its save; None for the model in training."""
+        listed = [*self.checkpoints, *(other.info for other in self.others)]
+        found = self.automatic if value == AUTOMATIC else next((i for i in listed if str(i.path) == value), None)
+        return (found.path, found.saved_at) if found else None
+
 
 class ModelOption(NamedTuple):
     """One line of a model selector and its value."""

@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from textual import events
 from textual.widgets import Input, Select
 
 from gpt_tui.run_view.model_select import ModelSelect
@@ -173,6 +174,19 @@ async def test_the_options_follow_saves_and_the_end_of_a_run_and_the_selection_s
         assert chosen(bench) == [AUTOMATIC, str(tmp_path / LATEST)]
 
 
+async def test_a_checkpoint_of_another_program_is_listed_while_the_tab_stays_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    two_models(tmp_path)
+    monkeypatch.setattr("gpt_tui.tabs.chat.pane.LIST_INTERVAL_S", 0.05)
+    async with running_app(tmp_path, size=(120, 40)) as bench:
+        await choose(bench, tmp_path / LATEST, compare=False)
+        await bench.until_seen("ckpt_latest · step 60")
+        saved_model(tmp_path, "latest", 70, seed=3)
+        await bench.until_seen("ckpt_latest · step 70")
+        assert chosen(bench) == [str(tmp_path / LATEST)]
+
+
 async def test_a_checkpoint_is_not_compared_with_itself(tmp_path: Path):
     two_models(tmp_path)
     async with running_app(tmp_path, size=(120, 40)) as bench:
@@ -216,6 +230,20 @@ async def test_an_open_list_fits_on_the_screen_and_the_keys_of_the_app_work(tmp_
         await bench.pilot.pause()
         assert not select.expanded
         assert bench.app.focused is bench.app.main.query_one("#prompt")
+
+
+@pytest.mark.parametrize("focused", ["#model-select", "#transcript"])
+async def test_keys_typed_faster_than_the_focus_moves_reach_the_prompt(tmp_path: Path, focused: str):
+    two_models(tmp_path)
+    async with running_app(tmp_path, size=(120, 40)) as bench:
+        await bench.pilot.press("c")
+        prompt = bench.app.main.query_one("#prompt", PromptArea)
+        bench.app.main.query_one(focused).focus()
+        await bench.until(lambda: bench.app.focused is bench.app.main.query_one(focused))
+        for character in "a b  c":
+            bench.app.post_message(events.Key("space" if character == " " else character, character))
+        await bench.until(lambda: prompt.text == "a b  c")
+        assert bench.app.focused is prompt
 
 
 async def test_keys_move_between_prompt_and_settings_and_through_the_history(tmp_path: Path):

@@ -18,7 +18,7 @@ from textual.widgets import Input
 from gpt_core.errors import ConfigError
 from gpt_tui.run_view.surprise.screen import SurpriseScreen
 from gpt_tui.session.model_options import AvailableModels, checkpoint_name
-from gpt_tui.session.models import MakeGenerator, ModelLoader
+from gpt_tui.session.models import LIST_INTERVAL_S, MakeGenerator, ModelLoader
 from gpt_tui.session.removed_parts import RemovedParts, without
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.sanitize import one_line
@@ -69,10 +69,11 @@ class ChatTab(Horizontal):
         yield SamplingForm(self._texts, id="sampling")
 
     def on_mount(self) -> None:
-        """Set the titles."""
+        """Set the titles, and list the models at intervals."""
         self.query_one(Transcript).border_title = "conversation"
         self._prompt.border_title = "prompt"
         self._prompt.border_subtitle = "Alt+Enter or Ctrl+J: new line"
+        self.set_interval(LIST_INTERVAL_S, self._list_models_if_visible)
 
     def on_unmount(self) -> None:
         """Stop replies under way."""
@@ -129,6 +130,11 @@ class ChatTab(Horizontal):
         """Continue a text from another tab, instead of any reply in progress."""
         self._stopped.set()
         await self._generate(prompt, [prompt])
+
+    def _list_models_if_visible(self) -> None:
+        """List the checkpoints that other programs have saved or deleted."""
+        if self.is_on_screen:
+            self._list_models()
 
     def _list_models(self) -> None:
         self.run_worker(
@@ -213,17 +219,19 @@ class ChatTab(Horizontal):
             self.query_one(Transcript).focus()
 
     def on_key(self, event: events.Key) -> None:
-        """Continue the prompt with a character typed elsewhere, which would be a command of another tab."""
-        if self._prompt.has_focus:
-            return
+        """Continue the prompt with a character typed elsewhere, which would be a command of another tab.
+
+        The focus moves at once. Keys that were sent to the widget which had it still arrive here; those that the
+        prompt handles do not.
+        """
         in_form = self._form.has_focus_within
         if event.is_printable and not (in_form and event.key == "space"):
             event.stop()
-            self._prompt.focus()
+            self.screen.set_focus(self._prompt)
             self._prompt.insert(event.character or "")
         elif event.key == "enter" and not in_form:
             event.stop()
-            self._prompt.focus()
+            self.screen.set_focus(self._prompt)
 
     def on_paste(self, event: events.Paste) -> None:
         """Paste into the prompt what is pasted outside of a field."""

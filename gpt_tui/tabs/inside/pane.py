@@ -13,7 +13,7 @@ from textual.message import Message
 from textual.widget import Widget
 
 from gpt_tui.session.model_options import AvailableModels
-from gpt_tui.session.models import ModelLoader
+from gpt_tui.session.models import LIST_INTERVAL_S, ModelLoader
 from gpt_tui.session.removed_parts import RemovedParts
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.bindings import bindings
@@ -72,6 +72,7 @@ class InsideTab(Vertical):
         self._run = RunState()
         self._reply = ""
         self._followed: Hashable = None
+        self._files: dict[str, Hashable] = {}  # by model, as of the last listing with it
 
     def compose(self) -> ComposeResult:
         """Lay out the selectors above the views."""
@@ -82,11 +83,12 @@ class InsideTab(Vertical):
                 yield Canvas(id=f"inside-view-{side}")
 
     def on_mount(self) -> None:
-        """Show the first view, of one model."""
+        """Show the first view, of one model, and list the models at intervals."""
         bar = self.query_one("#inside-bar", Canvas)
         bar.can_focus = False
         bar.show(view_bar_lines(self._view.name))
         self._canvas(1).display = False
+        self.set_interval(LIST_INTERVAL_S, self._list_models_if_visible)
 
     def on_hide(self) -> None:
         """Compute nothing while another tab is shown."""
@@ -132,6 +134,11 @@ class InsideTab(Vertical):
         """Help of the visible view."""
         return HELP.get(self._view.name, "")
 
+    def _list_models_if_visible(self) -> None:
+        """List the checkpoints that other programs have saved or deleted."""
+        if self.is_on_screen:
+            self._list_models()
+
     def _list_models(self) -> None:
         self.run_worker(
             lambda: self.post_message(self.ModelsListed(self._loader.available())),
@@ -139,8 +146,13 @@ class InsideTab(Vertical):
         )  # fmt: skip
 
     def on_inside_tab_models_listed(self, message: ModelsListed) -> None:
-        """Show the models."""
+        """Show the models, and compute again if the file of a selected one has been replaced."""
         self._choices.show_models(message.available)
+        files = {model: message.available.file_of(model) for model in self._choices.models}
+        if any(self._files.get(model, file) != file for model, file in files.items()):
+            self._version += 1
+            self._ask()
+        self._files |= files
 
     # -- computing
 
@@ -243,6 +255,8 @@ class InsideTab(Vertical):
         removed = removed_note(self._removed.parts, self._measured, has_key="remove" in self._view.actions)
         for side in range(len(self._choices.models)):
             canvas, outcome, frame = self._canvas(side), self._outcomes[side], self._frame(side)
+            if not canvas.size:
+                continue  # hidden: the next resize shows it
             note = removed if side == 0 else ""
             if isinstance(outcome, Outcome) and frame is not None:
                 kind = self._choices.kind
