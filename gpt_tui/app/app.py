@@ -28,6 +28,7 @@ from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
 from gpt_tui.app.key_sequences import add_key_sequences
 from gpt_tui.app.main_screen import MainScreen
+from gpt_tui.app.paste_parser import add_paste_parser
 from gpt_tui.app.preferences import NO_PREFERENCES, Preferences
 from gpt_tui.headless.signals import SAME_PRESS_S
 from gpt_tui.new_run.probe import Probes
@@ -116,6 +117,7 @@ class GptApp(App[None]):
     ) -> None:
         super().__init__()
         add_key_sequences()
+        add_paste_parser()
         for theme in OWN_THEMES:
             self.register_theme(theme)
         self._remember_theme = remember_theme
