@@ -87,7 +87,7 @@ MODELS = (
             "d_model": 256, "hidden_size": 688, "num_heads": 4, "seq_len": 128, "layers": 6, "batch_size": 16,
             **dict.fromkeys(GROUP_RATES, 1.5e-3), "unembed_lr": 3e-3,
         },
-        1.5,
+        2,
     ),
     Model(PRESETS["micro"] | QWEN3 | _MUON | {"hidden_size": 848, "unembed_lr": 2e-3}, 3),
     Model(msgspec.structs.asdict(Settings()) | PRESETS["mini"], 8),

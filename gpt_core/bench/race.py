@@ -264,6 +264,7 @@ def _values(text: str) -> list[dict[str, str]]:
 def _evaluation_interval(steps: int) -> int:
     """Return the steps between two evaluations, a divisor of `steps`: the last step is evaluated like the others."""
     fewest = max(1, math.ceil(steps / MAX_EVALUATIONS))
-    divisors = [n for n in range(fewest, steps + 1) if steps % n == 0]
+    pairs = ((n, steps // n) for n in range(1, math.isqrt(steps) + 1) if steps % n == 0)
+    divisors = sorted({n for pair in pairs for n in pair if n >= fewest})
     frequent = [n for n in divisors if steps >= MIN_EVALUATIONS * n]
     return next((n for n in frequent if n >= STEPS_BETWEEN_EVALUATIONS), frequent[-1] if frequent else divisors[0])

@@ -106,9 +106,13 @@ class FolderLock:
             file.close()
             raise FolderInUseError(f"{self._folder} is in use: {holder}, or choose another folder with --models-dir")
         _set_open_file_lock(file, locked=True)
-        file.truncate(0)
-        file.write(_describe_this_process().encode("utf-8", "backslashreplace"))
         self._file, self._pid = file, os.getpid()
+        try:
+            file.truncate(0)
+            file.write(_describe_this_process().encode("utf-8", "backslashreplace"))
+        except OSError:
+            self.release()
+            raise
 
     def release(self) -> None:
         """Release the lock, if it is held. A forked copy of this object leaves the lock to the process that took it."""

@@ -6,6 +6,8 @@ that `--json` prints and `metrics.jsonl` stores. Losses are in nats per token, t
 
 from __future__ import annotations
 
+from math import nan
+
 import msgspec
 
 
@@ -373,8 +375,19 @@ _DECODER: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
 
 
 def from_json(line: bytes | str) -> AnyEvent:
-    """Return the event that `to_json` wrote. Raises `msgspec.DecodeError` for anything else."""
-    return _DECODER.decode(line)
+    """Return the event that `to_json` wrote. Raises `msgspec.DecodeError` for anything else.
+
+    JSON has no NaN: numbers that are not finite, as of an evaluation of a run that diverges, are written as null.
+    """
+    try:
+        return _DECODER.decode(line)
+    except msgspec.ValidationError:
+        fields = msgspec.json.decode(line)
+        if not isinstance(fields, dict) or None not in fields.values():
+            raise
+        known = {name: nan if value is None else value for name, value in fields.items()}
+        event: AnyEvent = msgspec.convert(known, AnyEvent)
+        return event
 
 
 def from_json_lines(lines: bytes) -> list[AnyEvent]:
@@ -387,6 +400,6 @@ def from_json_lines(lines: bytes) -> list[AnyEvent]:
 
 def _event_or_none(line: bytes) -> AnyEvent | None:
     try:
-        return _DECODER.decode(line)
+        return from_json(line)
     except (ValueError, RecursionError):
         return None

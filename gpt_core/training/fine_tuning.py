@@ -79,7 +79,7 @@ def settings_to_fine_tune(path: Path, here: Settings) -> Resolved:
     Raises:
         CheckpointError: The file cannot be read or is not a checkpoint.
     """
-    kept = {name: getattr(here, name) for name in (*TEXTS, "text_field", "encoding", "threads", "seed")}
+    kept = {name: getattr(here, name) for name in (*TEXTS, "text_field", "encoding", "allow_binary", "threads", "seed")}
     own = {"init_from": str(path), "models_dir": str(next_free_folder(path.parent))}
     return resolve_new(Overrides(None, (("checkpoint", kept | own),)))
 

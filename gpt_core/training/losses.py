@@ -15,7 +15,7 @@ MEDIAN_STEPS = 16  # whose median loss is compared
 
 
 def perplexity(loss: float) -> float:
-    """Return exp(loss), at most MAX_PERPLEXITY: JSON and charts need finite numbers."""
+    """Return exp(loss), at most MAX_PERPLEXITY: JSON and charts need finite numbers. NaN for a loss of NaN."""
     return min(math.exp(min(loss, MAX_EXPONENT)), MAX_PERPLEXITY)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from gpt_core.config.settings import Settings
+from gpt_core.errors import GptError
 from gpt_core.generation.generator import Generator, prompt_bytes
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.inference import Decoder
@@ -34,16 +35,23 @@ class SampleWriter:
         self._decoder: Decoder | None = None
 
     def write(self, step: int, is_stopping: Callable[[], bool]) -> SampleWritten | None:
-        """Return the sample after `step` steps; None if samples are off or a stop is requested before its end."""
+        """Return the sample after `step` steps.
+
+        None if samples are off, a stop is requested before its end, or the logits are not finite: the run diverges,
+        which its losses report.
+        """
         if not self._sampling.max_tokens:
             return None
         self._decoder = self._decoder or Decoder(self._parameters)
         generator = Generator(self._parameters, self._tokenizer, seed=self._seed, decoder=self._decoder)
         pieces = []
-        for piece in generator.generate(self._prompt, self._sampling):
-            if is_stopping():
-                return None
-            pieces.append(piece)
+        try:
+            for piece in generator.generate(self._prompt, self._sampling):
+                if is_stopping():
+                    return None
+                pieces.append(piece)
+        except GptError:
+            return None
         text = "".join(pieces)
         found = copied_passage(prompt_bytes(self._prompt), prompt_bytes(text), self._tokenizer, self._train_text)
         return SampleWritten(step, self._prompt, text, found.text, found.searched)

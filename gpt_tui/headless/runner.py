@@ -39,7 +39,7 @@ from gpt_tui.session.run_events import advance_all
 from gpt_tui.session.run_state import Limits, RunState, is_unsaved
 from gpt_tui.session.run_text import best_score, divergence_so_far, gain_text
 from gpt_tui.shared.formatting import counted, duration, fixed, integer, nats, percent, rate
-from gpt_tui.shared.sanitize import one_line
+from gpt_tui.shared.sanitize import one_line, printable
 from gpt_tui.shared.standard_streams import OutputError, can_print
 
 BATCHED_S = 0.1  # steps that take less are reported together
@@ -264,7 +264,7 @@ def say_how_it_ended(history: RunState, settings: Settings, stream: TextIO) -> N
     for known in (settings, msgspec.structs.replace(settings, sample_prompt="")):
         line = f"next: {next_commands(history.finished, known, models_dir)}"
         if can_print(line, stream):
-            say(stream, line)
+            print(printable(line), file=stream, flush=True)  # complete: a command that is cut off cannot be run
             return
 
 

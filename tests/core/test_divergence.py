@@ -79,6 +79,17 @@ def test_a_run_that_diverges_keeps_the_checkpoint_from_before_its_first_skipped_
     assert peek_checkpoint(tmp_path / LATEST).step == 6
 
 
+def test_no_sample_is_written_where_the_logits_are_not_finite(tmp_path: Path) -> None:
+    trainer = open_run(tiny_settings(tmp_path, max_steps=20, sample_tokens=4))
+    events = []
+    for event in trainer.events():
+        events.append(event)
+        if isinstance(event, ev.StepCompleted) and event.step == 3:
+            trainer.parameters.flat[:] = np.nan
+    assert events[-1].reason == "diverged"  # type: ignore[union-attr]
+    assert [event.step for event in of_kind(events, ev.SampleWritten)] == [0]
+
+
 def test_a_run_that_diverges_before_it_saved_names_the_checkpoint_that_it_was_resumed_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

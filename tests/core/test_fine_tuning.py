@@ -19,7 +19,7 @@ from gpt_core.config.toml_file import as_toml, changes_as_toml
 from gpt_core.errors import CheckpointError, ConfigError, RunExistsError
 from gpt_core.formats.checkpoint import peek_checkpoint, read_checkpoint, write_checkpoint
 from gpt_core.training import events as ev
-from gpt_core.training.fine_tuning import full_rates, nearest_preset
+from gpt_core.training.fine_tuning import full_rates, nearest_preset, settings_to_fine_tune
 from gpt_core.training.request import RunRequest, resolve_request
 from tests.core.checkpoint_samples import same_bits, sample
 from tests.core.training_samples import (
@@ -254,6 +254,12 @@ def test_shape_and_tokenizer_are_those_of_the_file_and_the_rest_has_the_defaults
         init_from=str(start),
     )  # fmt: skip
     assert request.settings == expected
+
+
+def test_a_run_from_a_checkpoint_reads_the_texts_of_the_session_in_the_same_way(start: Path):
+    names = {"train_file": "a.txt", "text_field": "body", "encoding": "latin-1", "allow_binary": True}
+    found = settings_to_fine_tune(start, msgspec.structs.replace(preset("nano"), **names)).settings
+    assert {name: getattr(found, name) for name in names} == names
 
 
 @pytest.mark.parametrize("name", PRESETS)

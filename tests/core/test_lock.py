@@ -1,5 +1,6 @@
 """The holder of a folder's lock is found without taking the lock, and is a live process."""
 
+import errno
 import os
 import platform
 import shutil
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gpt_core.checkpoints.lock import LOCK, LOCKS, LockHolder, _is_open_file_locked, lock_holder
+from gpt_core.checkpoints import lock
+from gpt_core.checkpoints.lock import LOCK, LOCKS, FolderLock, LockHolder, _is_open_file_locked, lock_holder
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.errors import FolderInUseError
 
@@ -79,6 +81,20 @@ def test_finding_the_holder_does_not_take_the_lock(tmp_path: Path) -> None:
         lock_holder(tmp_path)
     with CheckpointStore(tmp_path) as store:
         store.prepare("run", new_run=True)
+
+
+def test_a_lock_whose_file_cannot_be_written_is_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lock, "_describe_this_process", fail)
+        with pytest.raises(OSError, match="No space") as raised:
+            FolderLock(tmp_path).acquire()
+    other = FolderLock(tmp_path)
+    other.acquire()
+    other.release()
+    assert raised.value.errno == errno.ENOSPC  # the error, and the frames that it holds, are alive until here
 
 
 def test_a_forked_child_does_not_keep_the_lock_of_a_run_that_has_ended(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 import os
 import tracemalloc
+from contextlib import closing
+from math import inf, isnan, nan
 
 import pytest
 
@@ -9,12 +11,14 @@ from gpt_core.training.events import (
     CheckpointSaved,
     EvalCompleted,
     EvalProgressed,
+    FullEvalCompleted,
     GradientNorms,
     RoundAwaited,
     RunFinished,
     SampleWritten,
     StepCompleted,
     UpdateSkipped,
+    from_json_lines,
     to_json,
 )
 from gpt_core.training.metrics_log import MetricsLog, read_metrics
@@ -22,6 +26,21 @@ from gpt_core.training.metrics_log import MetricsLog, read_metrics
 
 def step(number, loss=1 / 3):
     return StepCompleted(number, 0, loss, 1.4, 1e-3, 0.5, number * 8, 100.0, number * 0.1)
+
+
+@pytest.mark.parametrize(
+    "event", [EvalCompleted(2, nan, nan, 0.0, nan, is_best=False), FullEvalCompleted(2, inf, inf, 0.0, inf, 9)]
+)
+def test_evaluations_that_are_not_finite_are_read_back(path, event):
+    with closing(MetricsLog(path)) as log:
+        log.append(step(1))
+        log.append(event)
+    for found in (list(read_metrics(path)), from_json_lines(path.read_bytes())):
+        assert found[0] == step(1)
+        assert isinstance(found[1], type(event))
+        assert isnan(found[1].loss)
+        assert isnan(found[1].bits_per_byte)
+        assert (found[1].step, found[1].accuracy) == (2, 0.0)
 
 
 @pytest.fixture

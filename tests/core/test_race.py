@@ -130,7 +130,18 @@ def test_nothing_but_the_steps_ends_a_run_and_the_last_step_is_evaluated() -> No
 
 @pytest.mark.parametrize(
     ("steps", "every"),
-    [(1, 1), (8, 2), (23, 23), (60, 15), (130, 26), (200, 50), (1000, 50), (1500, 75), (10_000, 500)],
+    [
+        (1, 1),
+        (8, 2),
+        (23, 23),
+        (60, 15),
+        (130, 26),
+        (200, 50),
+        (1000, 50),
+        (1500, 75),
+        (10_000, 500),
+        (10**9, 5 * 10**7),
+    ],
 )
 def test_a_run_of_so_many_steps_has_4_to_20_evaluations_and_its_last_step_is_one(steps: int, every: int) -> None:
     assert race_cases(read_overrides(), ["seq_len=64,32"], steps=steps)[0].settings.eval_every_steps == every

@@ -83,17 +83,16 @@ def test_json_output_equals_the_metrics_log_and_has_the_documented_keys(folder: 
     assert "finished: 12 steps" in run.stderr
 
 
-def test_plain_output_ends_with_the_result_and_the_next_commands(folder: Path) -> None:
-    run = run_program(
-        "--train-only", "--max-steps", "8", "--models-dir", "my models", *tiny("eval_every_steps=8"), cwd=folder
-    )
+@pytest.mark.parametrize("name", ["my models", "my  models of " + "a long time ago " * 10])
+def test_plain_output_ends_with_the_result_and_the_next_commands(folder: Path, name: str) -> None:
+    run = run_program("--train-only", "--max-steps", "8", "--models-dir", name, *tiny("eval_every_steps=8"), cwd=folder)
     assert run.returncode == 0, run.stderr
     lines = run.stdout.splitlines()
     assert any(line.startswith("step 8/8  epoch 1  train loss ") for line in lines)
     assert any(line.startswith("eval at step 8: eval loss ") for line in lines)
     assert any(line.startswith("finished: 8 steps in ") for line in lines)
     assert lines[-1].startswith("next: gpt-tui generate ")
-    assert "--models-dir 'my models'" in lines[-1]
+    assert lines[-1].count(f"--models-dir '{name}'") == 3
     assert "\x1b" not in run.stdout
     assert "encoding train.en" in run.stderr
 

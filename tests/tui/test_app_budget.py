@@ -96,11 +96,27 @@ async def test_a_start_during_the_measurement_waits_for_what_is_chosen(tmp_path:
     async with first_start(tmp_path, when(measured)) as bench:
         await bench.until_seen("timing a few steps")
         await bench.pilot.press("s")
-        await bench.until_seen("The run starts after that.")
+        await bench.until_seen("The run starts after that (Esc: cancel).")
         assert not bench.opener.requests
         measured.set()
         await bench.until_step(5)
         assert bench.opener.requests[0].model_reason == "because 5 minutes are enough"
+
+
+@pytest.mark.slow
+async def test_escape_cancels_a_start_during_the_measurement(tmp_path: Path) -> None:
+    measured = threading.Event()
+
+    async with first_start(tmp_path, when(measured)) as bench:
+        await bench.until_seen("timing a few steps")
+        await bench.pilot.press("s")
+        await bench.until_seen("The run starts after that (Esc: cancel).")
+        await bench.pilot.press("escape")
+        await bench.until(lambda: "The run starts after that" not in bench.text())
+        measured.set()
+        await bench.until_seen("because 5 minutes are enough")
+        await bench.pilot.pause()
+        assert not bench.opener.requests
 
 
 @pytest.mark.slow

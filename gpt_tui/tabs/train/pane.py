@@ -205,10 +205,12 @@ class TrainTab(RunRequests):
         return action not in SAMPLE_ACTIONS or self._shows_run
 
     def on_key(self, event: events.Key) -> None:
-        """Cancel the countdown; show why a key does nothing."""
+        """Cancel the countdown, or with Escape a requested start; show why a key does nothing."""
         keymap = dict(self.app._keymap)
         if event.key not in (keymap.get(START_NOW_KEY.id) or START_NOW_KEY.keys).split(","):
             self.cancel_countdown()
+        if event.key == "escape" and self._starts_when_chosen:
+            self._start_when_chosen(False)
         action = action_of(event.key, "train", keymap)
         if not action or action in self._allowed():
             return

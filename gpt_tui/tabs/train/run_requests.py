@@ -194,10 +194,13 @@ class RunRequests(Vertical):
     def action_start(self) -> None:
         """Start a new run, once its settings are chosen."""
         if self._choosing is not None:
-            self._starts_when_chosen = True
-            self.query_one(Welcome).show_start_after_measuring()
+            self._start_when_chosen(True)
         else:
             self._start()
+
+    def _start_when_chosen(self, starts: bool) -> None:
+        self._starts_when_chosen = starts
+        self.query_one(Welcome).show_start_after_measuring(starts=starts)
 
     def _start(self) -> None:
         self.request_run(RunRequest(self.settings, self._next.preset_name, model_reason=self._next.model_reason))

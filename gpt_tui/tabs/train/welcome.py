@@ -157,9 +157,10 @@ class Welcome(VerticalScroll):
         )  # fmt: skip
         self.query_one("#welcome-text", Static).update(self._measuring)
 
-    def show_start_after_measuring(self) -> None:
-        """Show that the run starts once this machine is measured."""
-        self.query_one("#welcome-text", Static).update(self._measuring + "\n\nThe run starts after that.")
+    def show_start_after_measuring(self, *, starts: bool) -> None:
+        """Show whether the run starts once this machine is measured."""
+        note = "\n\nThe run starts after that (Esc: cancel)." if starts else ""
+        self.query_one("#welcome-text", Static).update(self._measuring + note)
 
     def show_opening(self, activity: str, fraction: float) -> None:
         """Show what a starting run does, and its progress from 0 to 1."""
