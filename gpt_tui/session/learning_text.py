@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from gpt_tui.shared.formatting import counted, fixed, short
 from gpt_tui.shared.sanitize import one_line
+from gpt_tui.shared.scripts import is_unspaced
 
 SMALL_GAP = 0.2
 """Nats up to which the losses count as equal: a token of the training text is at most 1.2 times as probable as one of
@@ -64,7 +65,9 @@ def gap_text(train_loss: float, eval_loss: float, passes: float) -> str:
 
 
 def copied_text(passage: str | None, searched: int = 0, length: int = MAX_PASSAGE) -> str:
-    """Return the longest passage of a sample from the training text in words; "" where it is not known.
+    """Return the longest passage of a sample from the training text; "" where it is not known.
+
+    Its length is in words, or in characters in a script without spaces between words.
 
     Args:
         passage: The passage; "" for none, None if unknown.
@@ -77,5 +80,6 @@ def copied_text(passage: str | None, searched: int = 0, length: int = MAX_PASSAG
     words = passage.split()
     if not words:
         return f"no passage from {where}"
-    count = counted(len(words), "word") if len(words) > 1 else counted(len(words[0]), "character")
+    is_counted_in_words = len(words) > 1 and not any(map(is_unspaced, passage))
+    count = counted(len(words), "word") if is_counted_in_words else counted(len("".join(words)), "character")
     return f"longest passage from {where}: {count}: “{one_line(passage, length)}”"

@@ -232,6 +232,30 @@ async def test_an_open_list_fits_on_the_screen_and_the_keys_of_the_app_work(tmp_
         assert bench.app.focused is bench.app.main.query_one("#prompt")
 
 
+async def test_enter_with_an_invalid_setting_focuses_it_and_says_what_is_wrong(tmp_path: Path):
+    async with running_app(tmp_path, size=(80, 24)) as bench:
+        await bench.pilot.press("c")
+        fields = {name: bench.app.main.query_one(f"#field-{name}", Input) for name in ("top_k", "seed", "temperature")}
+        fields["top_k"].value = "-3"
+        fields["temperature"].focus()
+        await bench.until(lambda: fields["temperature"].has_focus and fields["top_k"].has_class("-wrong"))
+        await bench.pilot.press("enter")
+        await bench.until(lambda: fields["top_k"].has_focus)
+        assert any(notice.message.startswith("top-k: got -3") for notice in bench.app._notifications)
+        fields["seed"].value = "x"
+        fields["seed"].focus()
+        await bench.until(lambda: fields["seed"].has_focus and fields["seed"].has_class("-wrong"))
+        await bench.pilot.press("enter")
+        await bench.until(
+            lambda: any(notice.message.startswith("seed: got 'x'") for notice in bench.app._notifications)
+        )
+        assert fields["seed"].has_focus
+        fields["seed"].value, fields["top_k"].value = "", "5"
+        await bench.until(lambda: not any(field.has_class("-wrong") for field in fields.values()))
+        await bench.pilot.press("enter")
+        await bench.until(lambda: bench.app.focused is bench.app.main.query_one("#prompt"))
+
+
 @pytest.mark.parametrize("focused", ["#model-select", "#transcript"])
 async def test_keys_typed_faster_than_the_focus_moves_reach_the_prompt(tmp_path: Path, focused: str):
     two_models(tmp_path)

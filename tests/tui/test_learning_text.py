@@ -40,13 +40,14 @@ def test_the_gap_is_told_in_words(train: float, evaluated: float, passes: float,
         (" of the young man,", "longest passage from the training text: 4 words: “of the young man,”"),
         ("man", "longest passage from the training text: 3 characters: “man”"),
         ("a", "longest passage from the training text: 1 character: “a”"),
+        ("。\n张昆", "longest passage from the training text: 3 characters: “。 张昆”"),
         ("", "no passage from the training text"),
         (" \n", "no passage from the training text"),
         (None, ""),
         ("a\x1b[31m b", "longest passage from the training text: 2 words: “a␛[31m b”"),
     ],
 )
-def test_a_passage_is_counted_in_words(passage: str | None, words: str):
+def test_a_passage_is_counted_in_words_or_characters(passage: str | None, words: str):
     assert copied_text(passage) == words
 
 

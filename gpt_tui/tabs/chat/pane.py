@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -177,10 +176,11 @@ class ChatTab(Horizontal):
 
     @on(Input.Submitted)
     def _field_submitted(self, message: Input.Submitted) -> None:
-        """Move from a settings field to the prompt, unless a field is invalid: its problem is shown below it."""
+        """Move from a settings field to the prompt, unless a field is invalid: then to that."""
         message.stop()
-        with suppress(ConfigError):
-            self._form.reply_settings()
+        if problem := self._form.focus_problem():
+            self.notify(problem, severity="error", markup=False)
+        else:
             self._prompt.focus()
 
     async def action_retry(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from typing import Any, NamedTuple
 
 from gpt_core.config.settings import Settings
@@ -14,6 +13,7 @@ from gpt_core.model.stored_weights import WeightFormat
 from gpt_tui.session.model_options import AvailableModels
 from gpt_tui.shared.formatting import counted, duration, short, skipped_note
 from gpt_tui.shared.sanitize import one_line, printable
+from gpt_tui.shared.scripts import is_unspaced
 
 EMPTY = """\
 Type the beginning of a text below; the model continues it. This is a small base model, not instruction-tuned: start \
@@ -76,7 +76,10 @@ def parse_field(field: Field, text: str) -> int | float | str | None:
     except ValueError:
         kind = "an integer" if field.kind is int else "a number"
         raise ConfigError(f"{field.label}: got {text or 'nothing'!r}, expected {kind}") from None
-    result = checked(field.name, value)
+    try:
+        result = checked(field.name, value)
+    except ConfigError as error:
+        raise ConfigError(f"{field.label}{str(error).removeprefix(field.name)}") from None
     assert isinstance(result, int | float | str)
     return result
 
@@ -120,19 +123,8 @@ def shown_reply(prompt: str, text: str) -> str:
 
     Scripts without spaces between words, such as Chinese, have no such mark.
     """
-    inside = all(end.isalnum() and not _is_unspaced(end) for end in (prompt[-1:], text[:1]))
+    inside = all(end.isalnum() and not is_unspaced(end) for end in (prompt[-1:], text[:1]))
     return ("…" if inside else "") + printable(text).lstrip(" ")
-
-
-UNSPACED_SCRIPTS = (
-    "CJK", "HIRAGANA", "KATAKANA", "IDEOGRAPHIC", "BOPOMOFO", "YI", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN",
-    "JAVANESE", "BALINESE", "TAI", "NEW TAI",
-)  # fmt: skip
-
-
-def _is_unspaced(character: str) -> bool:
-    """Return True if the character belongs to a script that is written without spaces between words."""
-    return unicodedata.name(character, "").startswith(UNSPACED_SCRIPTS)
 
 
 def progress_line(tokens: int, tokens_per_s: float) -> str:

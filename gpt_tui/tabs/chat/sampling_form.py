@@ -13,7 +13,7 @@ from gpt_tui.run_view.model_select import ModelSelect
 from gpt_tui.session.model_options import AUTOMATIC, NO_COMPARISON, AvailableModels
 from gpt_tui.shared.pasting import LineInput
 from gpt_tui.shared.sanitize import one_line
-from gpt_tui.tabs.chat.presenter import FIELDS, ReplySettings, parse_field, parse_fields
+from gpt_tui.tabs.chat.presenter import FIELDS, Field, ReplySettings, parse_field, parse_fields
 
 
 class SamplingForm(VerticalScroll):
@@ -93,17 +93,27 @@ class SamplingForm(VerticalScroll):
     @on(Input.Changed)
     def _validate(self, message: Input.Changed) -> None:
         message.stop()
-        problems = []
-        for field in FIELDS:
-            box = self._input(field.name)
-            try:
-                parse_field(field, box.value)
-                box.remove_class("-wrong")
-            except ConfigError as error:
-                box.add_class("-wrong")
-                problems.append(str(error))
-        text = f"✗ {one_line(problems[0])}" if problems else ""
-        self.query_one("#field-problem", Static).update(Content(text))
+        problems = {field.name: self._problem(field) for field in FIELDS}
+        for name, problem in problems.items():
+            self._input(name).set_class(bool(problem), "-wrong")
+        first = next(filter(None, problems.values()), "")
+        self.query_one("#field-problem", Static).update(Content(f"✗ {first}" if first else ""))
+
+    def focus_problem(self) -> str:
+        """Focus an invalid field, the focused one if it is, and return its problem; "" if all are valid."""
+        invalid = [field for field in FIELDS if self._input(field.name).has_class("-wrong")]
+        if not invalid:
+            return ""
+        field = next((field for field in invalid if self._input(field.name).has_focus), invalid[0])
+        self._input(field.name).focus()
+        return self._problem(field)
+
+    def _problem(self, field: Field) -> str:
+        try:
+            parse_field(field, self._input(field.name).value)
+        except ConfigError as error:
+            return one_line(str(error))
+        return ""
 
     def _input(self, name: str) -> Input:
         return self.query_one(f"#field-{name}", Input)
