@@ -166,7 +166,7 @@ def validate(
         if name == LEARNING_RATE and not text.strip():
             continue  # the rates of the groups count
         try:
-            values[name] = checked(name, parsed(name, text))
+            values[name] = checked(name, parsed(name, text.strip() if name in PATHS else text))
         except ConfigError as error:
             problems[name] = str(error)
     for name in PATHS:

@@ -27,16 +27,25 @@ def path_problem(name: str, path: str) -> str:
     try:
         found = os.stat(path)
     except FileNotFoundError:
-        return "" if name == "models_dir" else f"no such file; expected a {kind}"
+        return _problem_of_writing(path) if name == "models_dir" else f"no such file; expected a {kind}"
     except (OSError, ValueError) as error:
         return f"{reason(error)}; expected a {kind}"
     if name == "models_dir":
-        return "" if stat.S_ISDIR(found.st_mode) else "not a folder; expected a folder for checkpoints"
+        is_folder = stat.S_ISDIR(found.st_mode)
+        return _problem_of_writing(path) if is_folder else "not a folder; expected a folder for checkpoints"
     if stat.S_ISDIR(found.st_mode) and name not in TEXTS:
         return f"is a folder; expected a {kind}"
     if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
         return f"not a regular file; expected a {kind}"
     return "" if os.access(path, os.R_OK) else f"no permission to read it; expected a readable {kind}"
+
+
+def _problem_of_writing(path: str) -> str:
+    """Return why nothing can be written to a folder that exists or is created with its missing parents."""
+    absolute = Path(path).absolute()
+    existing = next(folder for folder in (absolute, *absolute.parents) if folder.exists())
+    can_write = os.access(existing, os.W_OK | os.X_OK)
+    return "" if can_write else f"no permission to write to {existing}; expected a folder for checkpoints"
 
 
 def config_exists(path: Path) -> bool:

@@ -113,8 +113,21 @@ def test_paths_are_validated(tmp_path: Path):
     assert "not a folder" in path_problem("models_dir", str(tmp_path / "a.en"))
     os.mkfifo(tmp_path / "fifo")
     assert "not a regular file" in path_problem("train_file", str(tmp_path / "fifo"))
+    padded = validate(texts_of(NANO) | {"models_dir": f" {tmp_path / 'new'} "}, path_problem)
+    assert padded.settings is not None
+    assert padded.settings.models_dir == str(tmp_path / "new")
     found = validate(texts_of(NANO) | {"train_file": str(tmp_path / "b.en")}, path_problem)
     assert found.problems["train_file"].startswith("train_file: no such file; expected a text file")
+
+
+def test_a_models_folder_must_be_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "closed").mkdir()
+    real = os.access  # root may write to every folder
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "closed" and real(path, mode))
+    for folder in ("closed", "closed/new/one"):
+        problem = path_problem("models_dir", str(tmp_path / folder))
+        assert problem.startswith(f"no permission to write to {tmp_path / 'closed'}; expected")
+    assert path_problem("models_dir", str(tmp_path / "new" / "one")) == ""
 
 
 def test_several_texts_are_typed_with_semicolons(tmp_path: Path):
