@@ -72,7 +72,7 @@ class InsideTab(Vertical):
         self._run = RunState()
         self._reply = ""
         self._followed: Hashable = None
-        self._files: dict[str, Hashable] = {}  # by model, as of the last listing with it
+        self._files: dict[str, Hashable] = {}  # by model, as last listed; empty where they are loaded anyway
 
     def compose(self) -> ComposeResult:
         """Lay out the selectors above the views."""
@@ -113,6 +113,7 @@ class InsideTab(Vertical):
 
     def enter(self) -> Widget:
         """List the models, compute, and return the widget to focus, the view; called when the tab is shown."""
+        self._files.clear()
         self._list_models()
         self._ask()
         return self._canvas(0)
@@ -125,7 +126,9 @@ class InsideTab(Vertical):
         if followed != self._followed:
             changed = self._followed is None or followed[:3] != self._followed[:3]  # type: ignore[index]
             self._followed = followed
-            self._version += changed
+            if changed:
+                self._version += 1
+                self._files.clear()
             self._list_models()
         self._ask()
 
@@ -339,6 +342,8 @@ class InsideTab(Vertical):
     def action_refresh(self) -> None:
         """Load the models again and compute."""
         self._version += 1
+        self._files.clear()
+        self._list_models()
         self._ask()
 
     def action_open(self, name: str) -> None:
