@@ -393,6 +393,7 @@ class Model:
 
         Raises:
             ConfigError: An argument is out of bounds or of the wrong type.
+            LogitsError: The logits are not finite: the weights are damaged, or of a run that diverged.
         """
         return "".join(
             self.stream(

@@ -96,6 +96,10 @@ class MissingPackageError(GptError):
         super().__init__(f"{package} is not installed; {install_hint(extra)}")
 
 
+class LogitsError(GptError):
+    """No token can be chosen from the logits of a model: they are not finite, or exclude every token."""
+
+
 class RunExistsError(InputError):
     """A new run would overwrite the checkpoints of another run."""
 

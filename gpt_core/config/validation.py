@@ -21,6 +21,8 @@ from gpt_core.home import expand_home
 
 TEXTS = ("train_file", "eval_file")
 """Settings that are one or several names of files, folders or patterns."""
+READING = ("text_field", "encoding", "allow_binary")
+"""Settings that say how the files of a text are read."""
 PATHS = (*TEXTS, "init_from", "models_dir")
 """Settings that are paths."""
 NAME_SEPARATOR = ";"  # of several names in one word

@@ -107,7 +107,7 @@ class Generator:
         them.
 
         Raises:
-            GptError: As in `choose`.
+            LogitsError: As in `choose`.
         """
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         ids, unsettled = split_prompt(self.tokenizer, prompt_bytes(prompt))
@@ -131,7 +131,7 @@ class Generator:
 
         Raises:
             ValueError: The prompt has no id.
-            GptError: As in `choose`.
+            LogitsError: As in `choose`.
         """
         if not prompt_ids:
             raise ValueError("prompt_ids: got no ids, expected at least <bos>")

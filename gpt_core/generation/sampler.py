@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gpt_core.config.settings import Settings
-from gpt_core.errors import GptError
+from gpt_core.errors import LogitsError
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,11 +84,11 @@ def next_token_probabilities(
         seen: Ids that the repetition penalty applies to.
 
     Raises:
-        GptError: A logit is NaN or +inf, or every allowed token is excluded.
+        LogitsError: A logit is NaN or +inf, or every allowed token is excluded.
     """
     shifted = np.asarray(logits, dtype=np.float64)
     if not shifted.max() < np.inf:  # the maximum is NaN if any logit is, and NaN compares as false
-        raise GptError(
+        raise LogitsError(
             "the logits are not finite: the weights are damaged or the run diverged; check the file with "
             "`gpt-tui verify FILE`, or use an earlier checkpoint"
         )
@@ -97,7 +97,7 @@ def next_token_probabilities(
     shifted = apply_repetition_penalty(shifted, seen, sampling.repetition_penalty)
     largest = shifted.max()
     if largest == -np.inf:
-        raise GptError("no token can be chosen: every allowed token has a logit of -inf")
+        raise LogitsError("no token can be chosen: every allowed token has a logit of -inf")
     if sampling.temperature == 0.0:
         probabilities = np.zeros_like(shifted)
         probabilities[int(shifted.argmax())] = 1.0

@@ -383,11 +383,15 @@ def from_json(line: bytes | str) -> AnyEvent:
         return _DECODER.decode(line)
     except msgspec.ValidationError:
         fields = msgspec.json.decode(line)
-        if not isinstance(fields, dict) or None not in fields.values():
-            raise
-        known = {name: nan if value is None else value for name, value in fields.items()}
-        event: AnyEvent = msgspec.convert(known, AnyEvent)
+        event: AnyEvent = msgspec.convert(_with_nan(fields), AnyEvent)
         return event
+
+
+def _with_nan(value: object) -> object:
+    """Return a value of JSON with NaN for null, also in tables."""
+    if isinstance(value, dict):
+        return {name: _with_nan(each) for name, each in value.items()}
+    return nan if value is None else value
 
 
 def from_json_lines(lines: bytes) -> list[AnyEvent]:

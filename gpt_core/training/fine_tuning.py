@@ -22,7 +22,7 @@ from gpt_core.config.fine_tuning import FROM_FILE, fine_tuning_defaults
 from gpt_core.config.presets import PRESETS, preset
 from gpt_core.config.resolve import Overrides, Resolved
 from gpt_core.config.settings import GROUP_RATES, ModelShape, Settings
-from gpt_core.config.validation import TEXTS
+from gpt_core.config.validation import READING, TEXTS
 from gpt_core.errors import CheckpointError, ConfigError, shown
 from gpt_core.formats.checkpoint import peek_checkpoint, read_checkpoint
 from gpt_core.formats.checkpoint_header import CheckpointInfo
@@ -79,7 +79,7 @@ def settings_to_fine_tune(path: Path, here: Settings) -> Resolved:
     Raises:
         CheckpointError: The file cannot be read or is not a checkpoint.
     """
-    kept = {name: getattr(here, name) for name in (*TEXTS, "text_field", "encoding", "allow_binary", "threads", "seed")}
+    kept = {name: getattr(here, name) for name in (*TEXTS, *READING, "threads", "seed")}
     own = {"init_from": str(path), "models_dir": str(next_free_folder(path.parent))}
     return resolve_new(Overrides(None, (("checkpoint", kept | own),)))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from gpt_core.config.settings import Settings
-from gpt_core.errors import GptError
+from gpt_core.errors import LogitsError
 from gpt_core.generation.generator import Generator, prompt_bytes
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.inference import Decoder
@@ -37,8 +37,8 @@ class SampleWriter:
     def write(self, step: int, is_stopping: Callable[[], bool]) -> SampleWritten | None:
         """Return the sample after `step` steps.
 
-        None if samples are off, a stop is requested before its end, or the logits are not finite: the run diverges,
-        which its losses report.
+        None if samples are off, a stop is requested before its end, or no token can be chosen from the logits: the run
+        diverges, which its losses report.
         """
         if not self._sampling.max_tokens:
             return None
@@ -50,7 +50,7 @@ class SampleWriter:
                 if is_stopping():
                     return None
                 pieces.append(piece)
-        except GptError:
+        except LogitsError:
             return None
         text = "".join(pieces)
         found = copied_passage(prompt_bytes(self._prompt), prompt_bytes(text), self._tokenizer, self._train_text)

@@ -15,6 +15,7 @@ from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.presets import shape_name
 from gpt_core.config.resolve import check_resumable
 from gpt_core.config.settings import Settings
+from gpt_core.config.validation import READING
 from gpt_core.distributed.communicator import SINGLE_PROCESS, Communicator
 from gpt_core.errors import CheckpointError, CorpusError
 from gpt_core.formats.checkpoint import Checkpoint, TrainingState, new_run_id, same_eval_text
@@ -319,7 +320,7 @@ def check_same_text(checkpoint: Checkpoint, settings: Settings, text: TokenStrea
     """Check that a resumed run has the text it started with, unless another was requested. Raises CheckpointError."""
     named_another = any(
         getattr(settings, name) != getattr(checkpoint.settings, name)
-        for name in ("train_file", "synthetic_text", "text_field", "encoding", "allow_binary")
+        for name in ("train_file", "synthetic_text", *READING)
     )
     if text.sha256 != checkpoint.corpus_sha256 and not named_another:
         raise CheckpointError(

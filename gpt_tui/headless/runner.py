@@ -264,7 +264,7 @@ def say_how_it_ended(history: RunState, settings: Settings, stream: TextIO) -> N
     for known in (settings, msgspec.structs.replace(settings, sample_prompt="")):
         line = f"next: {next_commands(history.finished, known, models_dir)}"
         if can_print(line, stream):
-            print(printable(line), file=stream, flush=True)  # complete: a command that is cut off cannot be run
+            say(stream, line)
             return
 
 
@@ -296,8 +296,8 @@ def tenth_of_rates(settings: Settings) -> str:
 
 
 def say(stream: TextIO, line: str) -> None:
-    """Print one line of plain text."""
-    print(one_line(line), file=stream, flush=True)
+    """Print one line of plain text, complete: a command that is cut off, or has other spaces, cannot be run."""
+    print(" ".join(printable(line).split("\n")), file=stream, flush=True)
 
 
 def chat_with(trainer: Trainer) -> None:

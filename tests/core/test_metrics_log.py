@@ -43,6 +43,15 @@ def test_evaluations_that_are_not_finite_are_read_back(path, event):
         assert (found[1].step, found[1].accuracy) == (2, 0.0)
 
 
+def test_norms_that_are_not_finite_are_read_back(path):
+    with closing(MetricsLog(path)) as log:
+        log.append(GradientNorms(2, {"a": inf, "b": 0.5}, {"a": nan, "b": 0.25}))
+    [found] = read_metrics(path)
+    assert (found.grad_norms["b"], found.update_norms["b"]) == (0.5, 0.25)
+    assert isnan(found.grad_norms["a"])
+    assert isnan(found.update_norms["a"])
+
+
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "metrics.jsonl"

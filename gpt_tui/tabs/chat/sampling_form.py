@@ -13,7 +13,7 @@ from gpt_tui.run_view.model_select import ModelSelect
 from gpt_tui.session.model_options import AUTOMATIC, NO_COMPARISON, AvailableModels
 from gpt_tui.shared.pasting import LineInput
 from gpt_tui.shared.sanitize import one_line
-from gpt_tui.tabs.chat.presenter import FIELDS, Field, ReplySettings, parse_field, parse_fields
+from gpt_tui.tabs.chat.presenter import FIELDS, ReplySettings, parse_field, parse_fields
 
 
 class SamplingForm(VerticalScroll):
@@ -93,27 +93,30 @@ class SamplingForm(VerticalScroll):
     @on(Input.Changed)
     def _validate(self, message: Input.Changed) -> None:
         message.stop()
-        problems = {field.name: self._problem(field) for field in FIELDS}
-        for name, problem in problems.items():
-            self._input(name).set_class(bool(problem), "-wrong")
-        first = next(filter(None, problems.values()), "")
+        problems = self._problems()
+        for field in FIELDS:
+            self._input(field.name).set_class(field.name in problems, "-wrong")
+        first = next(iter(problems.values()), "")
         self.query_one("#field-problem", Static).update(Content(f"✗ {first}" if first else ""))
 
     def focus_problem(self) -> str:
         """Focus an invalid field, the focused one if it is, and return its problem; "" if all are valid."""
-        invalid = [field for field in FIELDS if self._input(field.name).has_class("-wrong")]
-        if not invalid:
+        problems = self._problems()
+        if not problems:
             return ""
-        field = next((field for field in invalid if self._input(field.name).has_focus), invalid[0])
-        self._input(field.name).focus()
-        return self._problem(field)
+        name = next((name for name in problems if self._input(name).has_focus), next(iter(problems)))
+        self._input(name).focus()
+        return problems[name]
 
-    def _problem(self, field: Field) -> str:
-        try:
-            parse_field(field, self._input(field.name).value)
-        except ConfigError as error:
-            return one_line(str(error))
-        return ""
+    def _problems(self) -> dict[str, str]:
+        """Return the problem of each invalid field, by name."""
+        problems = {}
+        for field in FIELDS:
+            try:
+                parse_field(field, self._input(field.name).value)
+            except ConfigError as error:
+                problems[field.name] = one_line(str(error))
+        return problems
 
     def _input(self, name: str) -> Input:
         return self.query_one(f"#field-{name}", Input)
