@@ -23,7 +23,8 @@ PositiveInt = Annotated[int, Meta(ge=1, le=MAX_COUNT)]
 Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 LearningRate = Annotated[float, Meta(ge=0.0, le=10.0)]
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
-Beta = Annotated[float, Meta(ge=0.0, lt=1.0)]
+# Bounded so that it stays below 1 in float32, in which the moments and averages are computed.
+Beta = Annotated[float, Meta(ge=0.0, le=0.999999)]
 # Bounded so that the value and its products with float32 weights are representable in float32.
 NonNegative = Annotated[float, Meta(ge=0.0, le=1e30)]
 Minutes = Annotated[float, Meta(ge=0.0, le=1e6)]
@@ -157,7 +158,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     weight_decay: Annotated[
         LearningRate, Meta(description="decoupled decay; not of biases, norms and positions (0: off)")
     ] = 0.01
-    dropout: Annotated[Beta, Meta(description="probability that an activation is zeroed in training (0: off)")] = 0.0
+    dropout: Annotated[
+        float, Meta(ge=0.0, lt=1.0, description="probability that an activation is zeroed in training (0: off)")
+    ] = 0.0
     ema: Annotated[Beta, Meta(description="decay rate of the weight average that is evaluated and saved (0: off)")] = (
         0.0
     )

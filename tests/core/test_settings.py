@@ -97,6 +97,16 @@ def test_an_unknown_setting_is_answered_with_the_closest_one(tmp_path, typed, me
         assert f"did you mean {meant}?" in message
 
 
+@pytest.mark.parametrize("key", ["adam_beta1", "adam_beta2", "muon_beta", "ema", "outer_momentum"])
+def test_a_decay_rate_is_below_1_in_float32(key):
+    highest = fields()[key].kind.le
+    assert np.float32(highest) < 1
+    assert checked(key, highest) == highest
+    for value in (0.99999999, 1):
+        with pytest.raises(ConfigError, match=rf"{key}: got {value}, expected a .* at least 0 and at most 0\.999999$"):
+            checked(key, value)
+
+
 @pytest.mark.parametrize("given", [np.float64(0.5), np.float32(0.5), np.int64(1), np.uint8(1), np.array(1)])
 def test_numpy_numbers_are_settings_as_python_numbers_are(given):
     accepted = checked("temperature", given)
