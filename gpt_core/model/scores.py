@@ -17,7 +17,7 @@ class EvalScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         step: Optimizer steps taken before it.
         loss: Mean loss in nats per token.
         accuracy: Fraction of targets that are the most probable token.
-        bits_per_byte: Sum of the losses in bits, divided by the bytes of the text.
+        bits_per_byte: Sum of the losses in bits, divided by the bytes of the text that the targets encode.
     """
 
     step: Annotated[int, Meta(ge=0, le=MAX_COUNT)]

@@ -89,7 +89,7 @@ def measure_baselines(
         counts += np.bincount(train.read(start, count), minlength=len(counts))
         if is_stopping():
             return None
-    bytes_per_token = held_out.bytes / max(len(held_out) - 1, 1)
+    bytes_per_token = held_out.target_bytes / max(len(held_out) - 1, 1)
     text = b"".join(_text_blocks(held_out, tokenizer))
     # bytes of the original that these stand for: line ends and blank lines between documents count, too
     read_all = len(text) < MAX_COMPRESSED_BYTES

@@ -99,8 +99,7 @@ class TokenStream:
     count: int
     """Number of tokens."""
     bytes: int
-    """Bytes of the text in UTF-8 that the tokens encode, including blank lines between documents: the denominator of
-    bits per byte."""
+    """Bytes of the text in UTF-8 that the tokens encode, including blank lines between documents."""
     token_lengths: NDArray[np.unsignedinteger]
     """Bytes of each id. Shape: (V,)."""
     sha256: str
@@ -114,6 +113,17 @@ class TokenStream:
 
     def __len__(self) -> int:
         return self.count
+
+    @property
+    def target_bytes(self) -> int:
+        """Bytes of the text without its first token, which nothing predicts: the denominator of bits per byte.
+
+        They are all bytes where the text begins with `<bos>`.
+
+        Raises:
+            CorpusError: The source cannot be read.
+        """
+        return self.bytes - bytes_between(self, 0, 1)
 
     def read(self, start: int, count: int) -> NDArray[np.int32]:
         """Return `count` ids from `start` on, fewer at the end of the text. Shape: (at most count,).

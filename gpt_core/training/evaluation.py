@@ -32,7 +32,7 @@ class EvalResult(NamedTuple):
         loss: Mean cross-entropy in nats per token.
         perplexity: exp(loss).
         accuracy: Fraction of targets that are the most probable token.
-        bits_per_byte: Sum of the losses in bits, divided by the bytes of the text.
+        bits_per_byte: Sum of the losses in bits, divided by the bytes of the text that the targets encode.
         tokens: Number of targets.
     """
 
@@ -76,7 +76,7 @@ class EvalText:
         self.windows = window_count(text, seq_len)
         count = part_windows(text, seq_len, max_tokens)
         self.part = spread(self.windows, count) if count else None
-        self.part_tokens, self._part_bytes = self.tokens, float(text.bytes)
+        self.part_tokens, self._part_bytes = self.tokens, float(text.target_bytes)
         if self.part is not None:
             ends = np.minimum((self.part + 1) * seq_len, self.tokens)
             self.part_tokens = int((ends - self.part * seq_len).sum())
@@ -112,13 +112,13 @@ class EvalText:
         in_part = frozenset(numbers)
         others = (number for number in range(self.windows) if number not in in_part)
         sums = yield from _summed(gpt, windows_in_batches(self.text, others, self.seq_len, batch), sums, ranks)
-        return RunScores(part, _result(sums, self.text.bytes, self.text))
+        return RunScores(part, _result(sums, self.text.target_bytes, self.text))
 
     def _bytes_of(self, part: list[int], ends: list[int]) -> float:
         """Return the bytes of the part: those of its targets, and its share of the bytes between documents."""
         starts = (number * self.seq_len for number in part)
         in_part = sum(bytes_between(self.text, start + 1, end + 1) for start, end in zip(starts, ends, strict=True))
-        return self.text.bytes * in_part / max(bytes_between(self.text, 0, self.text.count), 1)
+        return self.text.target_bytes * in_part / max(bytes_between(self.text, 1, self.text.count), 1)
 
 
 def part_windows(text: TokenStream, seq_len: int, max_tokens: int) -> int:
@@ -148,7 +148,7 @@ def evaluation(
         CorpusError: The text has no target.
     """
     sums = yield from _summed(gpt, sequential_windows(text, seq_len, batch), NO_SUMS, ranks)
-    return _result(sums, text.bytes, text)
+    return _result(sums, text.target_bytes, text)
 
 
 def evaluate(gpt: GPT, text: TokenStream, batch: int, progress: Callable[[int, int], None] | None = None) -> EvalResult:

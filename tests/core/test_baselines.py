@@ -6,6 +6,7 @@ import lzma
 import math
 import threading
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -56,6 +57,13 @@ def test_the_baselines_of_tokens_equal_those_of_their_definition():
     assert found.uniform == pytest.approx(math.log(300))
     assert found.unigram == pytest.approx(-sum(share * math.log(share) for share in shares))
     assert found.bytes_per_token == pytest.approx(sum(map(len, TEXTS)) / (len(ids) - 1))
+
+
+def test_the_bytes_per_token_are_those_of_the_tokens_to_predict():
+    text = replace(STREAM, start=1, count=len(STREAM) - 1)  # begins with a token of text
+    first = len(TOKENIZER.token_bytes(int(text.read(0, 1)[0])))
+    assert first > 0
+    assert measured(held_out=text).bytes_per_token == (text.bytes - first) / (len(text) - 1)
 
 
 def test_a_compressor_gets_every_document_and_is_scored_per_byte_of_the_text():

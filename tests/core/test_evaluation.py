@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -99,6 +100,28 @@ def test_bits_per_byte_of_the_part_count_its_own_bytes(tmp_path: Path) -> None:
     part = scores_of(trainer, text, complete=False).part
     assert part.tokens == len(ids)
     assert part.bits_per_byte == pytest.approx(part.loss * len(ids) / math.log(2) / (share * text.text.bytes))
+
+
+def test_bits_per_byte_leave_out_a_first_token_with_text_which_is_not_predicted(tmp_path: Path) -> None:
+    trainer = open_run(tiny_settings(tmp_path))
+    with_bos, lengths = trainer.run.eval_text, trainer.tokenizer.token_lengths
+    assert with_bos is not None
+    assert with_bos.target_bytes == with_bos.bytes
+    text = replace(with_bos, start=with_bos.start + 1, count=with_bos.count - 1)
+    ids = text.read(0, text.count)
+    size = text.bytes - int(lengths[ids[0]])
+    assert size < text.bytes
+    whole = evaluate(GPT(trainer.parameters), text, 4)
+    assert whole.bits_per_byte == pytest.approx(whole.loss * whole.tokens / math.log(2) / size, rel=1e-12)
+    parted = EvalText(text, trainer.settings.seq_len, 100)
+    assert parted.part is not None
+    scores = scores_of(trainer, parted, complete=True)
+    assert scores.full is not None
+    assert scores.full.bits_per_byte == pytest.approx(whole.bits_per_byte, rel=1e-6)
+    targets = np.concatenate([ids[number * parted.seq_len + 1 :][: parted.seq_len] for number in parted.part])
+    part_size = size * int(lengths[targets].sum()) / int(lengths[ids[1:]].sum())
+    expected = scores.part.loss * len(targets) / math.log(2) / part_size
+    assert scores.part.bits_per_byte == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_text_that_is_not_longer_than_the_part_has_one_score_per_evaluation(tmp_path: Path) -> None:
