@@ -53,6 +53,11 @@ def find_encoding(head: bytes, otherwise: str) -> str:
     return codecs.lookup(otherwise).name
 
 
+def is_byte_order_mark(data: bytes) -> bool:
+    """Return True if the data is a byte order mark and nothing else."""
+    return any(data == mark for mark, _ in _BYTE_ORDER_MARKS)
+
+
 def utf8_blocks(blocks: Iterable[bytes], encoding: str, name: str) -> Iterator[bytes]:
     """Yield a text as UTF-8 in blocks. Blocks that are UTF-8 are yielded as they are, after a check.
 

@@ -25,7 +25,7 @@ from gpt_core.text import corpus
 from gpt_core.text.compression import MAGIC, decompressed
 from gpt_core.text.corpus import text_blocks
 from gpt_core.text.documents import PART_BYTES, DocumentKind, document_parts
-from gpt_core.text.encodings import AS_BYTES, UTF8, find_encoding, utf8_blocks
+from gpt_core.text.encodings import AS_BYTES, UTF8, find_encoding, is_byte_order_mark, utf8_blocks
 from gpt_core.text.records import json_texts, parquet_texts
 from gpt_core.text.source import TextSource
 
@@ -318,9 +318,19 @@ def documents(source: TextSource, kind: DocumentKind) -> Iterator[bytes]:
 
 def empty(source: TextSource) -> CorpusError:
     """Return the error for a text without any words."""
-    has_bytes = any(stamp_of(path)[1] for path in source.files)
-    got = "only white space" if has_bytes else "0 bytes"
+    filled = [path for path in source.files if stamp_of(path)[1]]
+    got = "only white space" if filled else "0 bytes"
+    if filled and all(_is_only_a_mark(path) for path in filled):
+        got = "only a byte order mark"
     return CorpusError(f"the text {source.name} is empty: got {got}, expected text; name another file")
+
+
+def _is_only_a_mark(path: Path) -> bool:
+    """Return True if a byte order mark is all that a file holds; False where that cannot be read."""
+    try:
+        return is_byte_order_mark(next(text_blocks(path), b""))
+    except CorpusError:
+        return False
 
 
 def first_lines(source: TextSource, count: int) -> list[bytes]:

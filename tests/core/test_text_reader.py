@@ -345,8 +345,17 @@ def test_the_preview_of_a_long_table_reads_only_some_rows(tmp_path: Path, monkey
     assert len(first_lines(source, 5)) == 5
 
 
-@pytest.mark.parametrize(("data", "got"), [(b"", "0 bytes"), (b" \n\n", "only white space")])
-def test_an_empty_text_is_told_from_one_of_white_space(data: bytes, got: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("data", "got"),
+    [
+        (b"", "0 bytes"),
+        (b" \n\n", "only white space"),
+        (b"\xef\xbb\xbf", "only a byte order mark"),
+        (b"\xff\xfe", "only a byte order mark"),
+        (b"\xef\xbb\xbf\n", "only white space"),
+    ],
+)
+def test_an_empty_text_is_told_from_one_of_white_space_or_a_mark(data: bytes, got: str, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_bytes(data)
     with pytest.raises(CorpusError, match=f"text.txt is empty: got {got}, expected text; name another file"):
         first_lines(text_source(tmp_path / "text.txt"), 1)
