@@ -28,6 +28,8 @@ FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}  # `general.file_type`
 QUANTIZATION_VERSION = 2
 FALLBACK = "f16"  # of matrices whose rows are not complete blocks
 MAX_FLOAT16 = 65504.0
+MAX_WEIGHTS = {"f16": MAX_FLOAT16, "q8_0": 127 * MAX_FLOAT16}
+"""Largest magnitude of a weight by number type; q8_0 has a scale in float16, the largest of a block divided by 127."""
 
 
 def write_model(bundle: ModelBundle, path: Path, number_type: str, progress: Progress) -> tuple[str, ...]:
@@ -125,8 +127,12 @@ def _number_type(name: str, tensor: Array, wanted: str) -> str:
         return "f32"
     row = tensor.shape[1]
     number_type = wanted if row % gguf.NUMBER_TYPES[wanted].block_values == 0 else FALLBACK
-    if number_type in ("f16", "q8_0") and (largest := float(np.abs(tensor).max())) > MAX_FLOAT16:
-        raise ExportError(f"{name}: got a weight of {largest:g}, which {number_type} cannot hold; use type f32")
+    bound = MAX_WEIGHTS.get(number_type, np.inf)
+    if (largest := float(np.abs(tensor).max())) > bound:
+        raise ExportError(
+            f"{name}: got a weight of magnitude {largest:g}, expected at most {bound:,.0f} for {number_type}; "
+            "use type f32 or bf16"
+        )
     return number_type
 
 

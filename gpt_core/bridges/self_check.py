@@ -7,7 +7,7 @@ of its first tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
@@ -121,5 +121,5 @@ def _is_text(token: bytes) -> bool:
     return True
 
 
-def _failed(what: str) -> None:
+def _failed(what: str) -> NoReturn:
     raise GptError(f"self-check of the export failed: {what}; nothing was written. This is a defect: please report it")

@@ -234,9 +234,21 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
         export_model(model(), "onnx", tmp_path / "out")
     huge = replace(model(), parameters=model().parameters.copy())
     huge.parameters["h.0.attn.c_attn.weight"][0, 0] = 1e5
-    with pytest.raises(ExportError, match=r"h.0.attn.c_attn.weight: got a weight of 100000, which f16 cannot hold"):
+    refusal = r"c_attn.weight: got a weight of magnitude 100000, expected at most 65,504 for f16; use type f32 or bf16"
+    with pytest.raises(ExportError, match=refusal):
         export_model(huge, "gguf", tmp_path / "out", number_type="f16")
+    huge.parameters["h.0.attn.c_attn.weight"][0, 0] = -1e7
+    with pytest.raises(ExportError, match=r"got a weight of magnitude 1e\+07, expected at most 8,319,008 for q8_0"):
+        export_model(huge, "gguf", tmp_path / "out", number_type="q8_0")
     assert contents(tmp_path) == []
+
+
+def test_q8_0_holds_weights_up_to_127_times_the_largest_float16(tmp_path: Path) -> None:
+    huge = replace(model(), parameters=model().parameters.copy())
+    huge.parameters["h.0.attn.c_attn.weight"][0, 0] = 127 * 65504.0
+    export_model(huge, "gguf", tmp_path / "out", number_type="q8_0")  # checks itself
+    with files.open_regular(tmp_path / "out") as file:
+        assert gguf.read_header(file).tensors["blk.0.attn_qkv.weight"].number_type == "q8_0"
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
