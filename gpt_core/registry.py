@@ -10,7 +10,7 @@ import difflib
 import importlib
 from typing import Any, Generic, TypeVar, cast
 
-from gpt_core.errors import ConfigError
+from gpt_core.errors import ConfigError, InputError
 
 Implementation = TypeVar("Implementation")
 
@@ -20,10 +20,12 @@ class Registry(Generic[Implementation]):
 
     Args:
         setting: Name of the setting whose values the registered names are.
+        error: Class of the error for a name that is not registered.
     """
 
-    def __init__(self, setting: str) -> None:
+    def __init__(self, setting: str, error: type[InputError] = ConfigError) -> None:
         self.setting = setting
+        self._error = error
         self._implementations: dict[str, Implementation | str] = {}
 
     def register(self, name: str, implementation: Implementation | str) -> None:
@@ -49,13 +51,13 @@ class Registry(Generic[Implementation]):
         """Return the implementation registered under `name`.
 
         Raises:
-            ConfigError: Nothing is registered under this name.
+            InputError: Nothing is registered under this name; its class is that of the registry.
         """
         found = self._implementations.get(name)
         if found is None:
             near = difflib.get_close_matches(name[:80], self._implementations, n=1)
             hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(self._implementations)}"
-            raise ConfigError(f"{self.setting}: got {name[:80]!r}, which is not registered: {hint}")
+            raise self._error(f"{self.setting}: got {name[:80]!r}, which is not registered: {hint}")
         if isinstance(found, str):
             module, _, attribute = found.partition(":")
             found = cast(Implementation, getattr(importlib.import_module(module), attribute))

@@ -17,7 +17,7 @@ from gpt_core.optim import Optimizer
 from gpt_core.registry import OPTIMIZERS
 from gpt_core.tokenizers.base import BaseTokenizer
 from gpt_core.tokenizers.protocol import FIRST_BYTE
-from gpt_core.tokenizers.registry import _registered
+from gpt_core.tokenizers.registry import TOKENIZERS
 from gpt_core.training import metrics
 from gpt_core.training.events import StepCompleted
 from gpt_core.training.metrics import Metric
@@ -68,7 +68,7 @@ def registered() -> Iterator[None]:
     metrics.register(TOKENS)
     yield
     OPTIMIZERS.unregister("sgd")
-    _registered.pop("bytes", None)
+    TOKENIZERS.unregister("bytes")
     metrics.unregister("tokens_seen")
 
 
@@ -105,7 +105,7 @@ def test_a_checkpoint_of_a_part_that_is_not_registered_is_refused_by_name(
 ) -> None:
     checkpoint = prepared(tmp_path, "one", 1).result().checkpoint
     assert checkpoint is not None
-    others = _registered if part == "tokenizer" else OPTIMIZERS._implementations
+    others = (TOKENIZERS if part == "tokenizer" else OPTIMIZERS)._implementations
     monkeypatch.delitem(others, name)
     with pytest.raises(gpt_core.GptError) as refused:
         gpt_core.load(checkpoint)

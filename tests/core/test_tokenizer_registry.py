@@ -19,10 +19,11 @@ from gpt_core.model.parameters import initial_parameters
 from gpt_core.text.source import text_source
 from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
 from gpt_core.text.token_estimate import estimate_size
-from gpt_core.tokenizers import registry, storage
+from gpt_core.tokenizers import storage
 from gpt_core.tokenizers.base import BaseTokenizer
 from gpt_core.tokenizers.pieces import AsciiTokenizer
 from gpt_core.tokenizers.protocol import FIRST_BYTE
+from gpt_core.tokenizers.registry import TOKENIZERS
 from tests.core.checkpoint_samples import forged, split
 from tests.core.training_samples import losses, tiny_settings, train
 
@@ -46,7 +47,7 @@ class ByteTokenizer(BaseTokenizer):
 
 @pytest.fixture
 def bytes_registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    monkeypatch.setattr(TOKENIZERS, "_implementations", dict(TOKENIZERS._implementations))
     tokenizers.register("bytes", ByteTokenizer)
 
 
@@ -106,9 +107,9 @@ def test_a_stored_tokenizer_is_read_by_the_class_of_its_name() -> None:
 
 
 def test_an_unknown_tokenizer_is_answered_with_the_closest_name() -> None:
-    with pytest.raises(TokenizerError, match=r"unknown tokenizer 'piece': did you mean pieces\?"):
+    with pytest.raises(TokenizerError, match=r"tokenizer: got 'piece', which is not registered: did you mean pieces\?"):
         tokenizers.train("piece", [b"abc"], 300)
-    with pytest.raises(TokenizerError, match="unknown tokenizer 'words': expected one of pieces, ascii, bpe"):
+    with pytest.raises(TokenizerError, match="tokenizer: got 'words', which is not registered: expected one of pieces"):
         tokenizers.from_bytes(storage.pack("words", 300, b""))
 
 
