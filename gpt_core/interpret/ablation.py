@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from gpt_core.config.settings import ModelShape
 from gpt_core.errors import shown
 from gpt_core.interpret.activations import run
-from gpt_core.kernels.arrays import Array, as_ids, widened
+from gpt_core.kernels.arrays import Array, as_ids, not_finite_is_expected, widened
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters
 from gpt_core.progress import Progress, ignore_progress
@@ -87,6 +87,7 @@ def all_parts(shape: ModelShape) -> list[Part]:
     ]  # fmt: skip
 
 
+@not_finite_is_expected
 def mean_outputs(model: GPT, tokens: ArrayLike) -> MeanOutputs:
     """Return the means over a batch that `ablate` puts in the place of a part.
 
@@ -199,6 +200,7 @@ def _with_biases(parameters: Parameters) -> Parameters:
     return changed
 
 
+@not_finite_is_expected
 def _remove(parameters: Parameters, part: Part, means: MeanOutputs | None) -> None:
     """Set the output of a part to 0, or to its mean, in these weights. Raises ValueError for an unknown part."""
     shape = parameters.shape

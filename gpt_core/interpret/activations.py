@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gpt_core.config.settings import ModelShape
-from gpt_core.kernels.arrays import Activations, Array, as_ids, widened
+from gpt_core.kernels.arrays import Activations, Array, as_ids, not_finite_is_expected, widened
 from gpt_core.model.gpt import GPT
 from gpt_core.model.layers.attention import CausalSelfAttention
 from gpt_core.model.layers.block import Block
@@ -104,6 +104,7 @@ def run(model: GPT, tokens: ArrayLike | None) -> None:
         model.forward(as_ids(tokens))
 
 
+@not_finite_is_expected
 def attention_probabilities(layer: CausalSelfAttention, shape: ModelShape) -> Array:
     """Return the probabilities (B, H, T, T) of a layer, from the queries and keys of its last pass.
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gpt_core.kernels.arrays import Array, as_ids
+from gpt_core.kernels.arrays import Array, as_ids, not_finite_is_expected
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters
 
 
+@not_finite_is_expected
 def attribution(model: GPT, tokens: ArrayLike, next_tokens: ArrayLike) -> Array:
     """Return gradient times input (B, T) of the log-probability of a chosen token after each sequence.
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gpt_core.kernels.arrays import Array, as_ids
+from gpt_core.kernels.arrays import Array, as_ids, not_finite_is_expected
 from gpt_core.model.layers.embedding import WTE
 from gpt_core.model.layers.layer import Ids
 from gpt_core.model.parameters import Parameters
@@ -37,6 +37,7 @@ class EmbeddingMap(NamedTuple):
     explained: Array
 
 
+@not_finite_is_expected
 def neighbors(
     parameters: Parameters,
     tokens: ArrayLike,
@@ -71,6 +72,7 @@ def neighbors(
     return Neighbors(others[order], np.take_along_axis(cosines, order, axis=-1))
 
 
+@not_finite_is_expected
 def embedding_map(parameters: Parameters, tokens: ArrayLike) -> EmbeddingMap:
     """Return the embeddings of tokens (N,), at least two, along their two directions of largest variance.
 

@@ -8,12 +8,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gpt_core.interpret.activations import attention_probabilities, run
-from gpt_core.kernels.arrays import Array, as_ids
+from gpt_core.kernels.arrays import Array, as_ids, not_finite_is_expected
 from gpt_core.model.gpt import GPT
 
 
 class HeadScores(NamedTuple):
-    """Scores of all heads, (L, H) each: means over the positions after the first of all sequences.
+    """Scores of all heads, (L, H) each.
+
+    The induction score is a mean over the second occurrences in repeated sequences, the other scores are means over all
+    positions of a text but the first of each sequence.
 
     Attributes:
         previous_token: Attention to the token before.
@@ -28,6 +31,7 @@ class HeadScores(NamedTuple):
     entropy: Array
 
 
+@not_finite_is_expected
 def head_scores(model: GPT, tokens: ArrayLike, repeated: ArrayLike) -> HeadScores:
     """Return the scores of all heads on a text, and their induction scores on a sequence that repeats.
 
@@ -59,6 +63,7 @@ def head_scores(model: GPT, tokens: ArrayLike, repeated: ArrayLike) -> HeadScore
     return HeadScores(previous, first, induction, entropy)
 
 
+@not_finite_is_expected
 def induction_scores(model: GPT, repeated: ArrayLike) -> Array:
     """Return the induction score (L, H) of all heads: mean attention from a repeated token to its earlier successor.
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gpt_core.interpret.activations import run
-from gpt_core.kernels.arrays import Array
+from gpt_core.kernels.arrays import Array, not_finite_is_expected
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters
 
@@ -22,8 +22,8 @@ class TensorStats(NamedTuple):
         size: Number of values.
         norm: Euclidean norm of the values.
         gradient_norm: Euclidean norm of the gradient; None if no gradients were given.
-        update_ratio: log10 of the norm of the update over the norm of the values; -inf without an update. None if
-            no previous weights were given. A usual value is -3.
+        update_ratio: log10 of the norm of the last update over the norm of the values before it; -3 is usual. See
+            `update_ratio` for values of 0. None if no previous weights were given.
     """
 
     name: str
@@ -55,6 +55,7 @@ def weight_stats(
     ]  # fmt: skip
 
 
+@not_finite_is_expected
 def dead_units(model: GPT, tokens: ArrayLike | None = None) -> Array:
     """Return the fraction of each layer's MLP units that never fire on a batch (L,).
 
@@ -73,13 +74,19 @@ def dead_units(model: GPT, tokens: ArrayLike | None = None) -> Array:
     return np.array([1.0 - units.mean() for units in fired], np.float32)
 
 
+@not_finite_is_expected
 def _norm(tensor: Array) -> float:
     return float(np.linalg.norm(tensor))
 
 
+@not_finite_is_expected
 def update_ratio(tensor: Array, previous: Array) -> float:
-    """Return log10(|w - w_previous| / |w_previous|): -inf without an update, inf for an update of zeros."""
+    """Return log10(|w - w_previous| / |w_previous|).
+
+    It is -inf if no value has changed, and inf if all were 0 before. Values that are not finite give inf or NaN.
+    """
     update, before = _norm(tensor - previous), _norm(previous)
     if update == 0.0:
         return -math.inf
-    return math.log10(update / before) if before else math.inf
+    ratio = update / before if before else math.inf
+    return math.log10(ratio) if ratio else -math.inf

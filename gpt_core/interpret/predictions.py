@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gpt_core.interpret.activations import residual_logits, residual_places, run
 from gpt_core.kernels import cross_entropy
-from gpt_core.kernels.arrays import Array, as_ids
+from gpt_core.kernels.arrays import Array, as_ids, not_finite_is_expected
 from gpt_core.model.gpt import GPT
 from gpt_core.model.layers.layer import Ids
 from gpt_core.progress import Progress, ignore_progress
@@ -71,6 +71,7 @@ def token_losses(model: GPT, tokens: ArrayLike) -> Array:
     return model.transformer.head.losses.reshape(inputs.shape).copy()
 
 
+@not_finite_is_expected
 def next_tokens(model: GPT, tokens: ArrayLike, count: int = 8) -> NextTokens:
     """Return the `count` most probable tokens after each position, and how well each prediction fits the text.
 
@@ -193,6 +194,7 @@ def lens_logits(model: GPT, place: str, tokens: ArrayLike | None = None) -> Arra
     return residual_logits(model, places[place]).reshape(B, T, -1)
 
 
+@not_finite_is_expected
 def log_sum_exp(logits: Array) -> tuple[Array, Ids]:
     """Return log(sum(exp(logits))) and the most probable id of each row (R, V), from the kernel of the loss."""
     lse, best = np.empty(len(logits), np.float32), np.empty(len(logits), np.int32)
@@ -201,6 +203,7 @@ def log_sum_exp(logits: Array) -> tuple[Array, Ids]:
     return lse, best
 
 
+@not_finite_is_expected
 def most_probable(logits: Array, lse: Array, best: Ids, count: int) -> tuple[Ids, Array]:
     """Return the `count` most probable ids of each row (R, K), the most probable first, and their probabilities.
 

@@ -17,6 +17,9 @@ Array = NDArray[np.float32]
 Activations = NDArray[np.float32] | NDArray[np.uint16]
 """Activations or their gradients: float32, or the bits of bfloat16"""
 
+not_finite_is_expected = np.errstate(over="ignore", invalid="ignore")
+"""Decorator of functions that may compute infinity or NaN, as of a run that diverges: NumPy then warns of nothing"""
+
 ALIGNMENT = 64  # bytes: one cache line, and the widest vector
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gpt_core.config.settings import ModelShape, Settings
+from gpt_core.kernels.arrays import not_finite_is_expected
 from gpt_core.model.parameters import Parameters, frozen_names, parameter_count
 from gpt_core.model.precision import PRECISION
 
@@ -44,10 +45,12 @@ class OuterOptimizer:
         """Take the present weights as those at the start of a round."""
         self._start.copy_from(self._parameters)
 
+    @not_finite_is_expected
     def change(self, out: Parameters) -> None:
         """Write the change of the weights since the start of the round to `out`."""
         np.subtract(self._parameters.flat, self._start.flat, out=out.flat)
 
+    @not_finite_is_expected
     def update(self, change: Parameters) -> None:
         """Replace the weights by those at the start of the next round, and update the state.
 

@@ -21,7 +21,7 @@ from gpt_core.distributed.communicator import Communicator
 from gpt_core.distributed.tree import Node, leaves_of_rank, merges, owned_nodes, sums_at_once, tree_sum
 from gpt_core.errors import ConfigError
 from gpt_core.kernels import use_any_core
-from gpt_core.kernels.arrays import Array, empty, widened
+from gpt_core.kernels.arrays import Array, empty, not_finite_is_expected, widened
 from gpt_core.model.parameters import Parameters
 
 ExchangeFormat = Literal["float32", "bfloat16"]
@@ -282,6 +282,7 @@ def _parts(parameters: Parameters, name: str) -> Iterator[slice]:
         yield slice(first, min(first + MAX_CHUNK, stop))
 
 
+@not_finite_is_expected
 def add(values: Array, others: Array, *, rounded: bool = False) -> None:
     """Add values to others in place; with `rounded`, round the sums to bfloat16."""
     np.add(values, others, out=values)

@@ -19,6 +19,7 @@ import numpy as np
 
 from gpt_core.config.settings import ModelShape
 from gpt_core.kernels import threads
+from gpt_core.kernels.arrays import not_finite_is_expected
 from gpt_core.model.gpt import GPT
 from gpt_core.model.layers.dropout import dropout_of
 from gpt_core.model.parameters import Parameters, frozen_names, parameter_count, trained_count
