@@ -41,15 +41,25 @@ def as_ids(ids: ArrayLike, name: str = "tokens") -> NDArray[np.int32]:
         name: Name of the argument, for the error message.
 
     Raises:
-        ValueError: They are not integers, or not in int32.
+        ValueError: They are not integers, not in int32, or the rows differ in length.
     """
-    given = np.asarray(ids)
+    try:
+        given = np.asarray(ids)
+    except ValueError:
+        raise ValueError(f"{name}: got rows of different lengths, expected an array of token ids") from None
     if given.size and given.dtype.kind not in "iu":
-        raise ValueError(f"{name}: got values of type {given.dtype.type.__name__}, expected integers")
+        values = np.asarray(ids, object).reshape(-1).tolist()
+        if not all(type(value) is int for value in values):
+            raise ValueError(f"{name}: got values of type {given.dtype.type.__name__}, expected integers")
+        raise ValueError(_out_of_range(name, min(values), max(values)))  # larger than NumPy's integers
     found = np.asarray(given, np.int32, order="C")
     if given.dtype != np.int32 and not np.array_equal(found, given):
-        raise ValueError(f"{name}: got {given.min()} to {given.max()}, expected token ids")
+        raise ValueError(_out_of_range(name, int(given.min()), int(given.max())))
     return found
+
+
+def _out_of_range(name: str, lowest: int, highest: int) -> str:
+    return f"{name}: got {lowest} to {highest}, expected token ids from 0 to {np.iinfo(np.int32).max}"
 
 
 def widened(values: NDArray[Any]) -> Array:

@@ -56,6 +56,7 @@ class GPT:
         self._frozen = frozen
         self.transformer = self._new_transformer()
         self._size: BatchShape | None = None
+        self._batch: BatchShape | None = None
         self._has_gradient_buffers = False
 
     def loss_and_gradients(
@@ -94,6 +95,7 @@ class GPT:
                 loss_sum = self.transformer.forward_backward(tokens, targets, gradients.tensors, weight, layer_done)
         finally:
             self.transformer.drop(None)
+        self._batch = self._size
         return loss_sum, int(np.count_nonzero(targets >= 0))
 
     def evaluate(self, tokens: Ids, targets: Ids) -> EvalSums:
@@ -107,6 +109,7 @@ class GPT:
         flat, head = targets.reshape(-1), self.transformer.head
         loss_sum = head.forward(self.transformer.forward(tokens), flat)
         correct = int(np.count_nonzero(head.predictions == flat))
+        self._batch = self._size
         return EvalSums(loss_sum, correct, int(np.count_nonzero(flat >= 0)))
 
     def logits(self, tokens: Ids) -> Array:
@@ -129,7 +132,9 @@ class GPT:
         """
         self._check(tokens)
         self._allocate(tokens)
-        return self.transformer.forward(tokens)
+        x = self.transformer.forward(tokens)
+        self._batch = self._size
+        return x
 
     def logits_of_residual(
         self, residual: Array, rows: NDArray[np.intp] | None = None
@@ -141,7 +146,11 @@ class GPT:
         Args:
             residual: Residual stream (N, C) of any layer, for the batch shape of the last call.
             rows: Rows of it to use, which the parts then count; None for all.
+
+        Raises:
+            ValueError: There was no last call, it failed, or the residual stream is of another batch shape.
         """
+        _ = self.batch  # raises ValueError
         ln_out = self.transformer.ln_f.forward(residual)
         return self.transformer.head.logits_by_slice(ln_out if rows is None else ln_out[rows])
 
@@ -150,11 +159,11 @@ class GPT:
         """Shape of the last batch, whose activations the layers hold.
 
         Raises:
-            ValueError: There was none.
+            ValueError: There was none, or the last call failed.
         """
-        if self._size is None:
-            raise ValueError("tokens: got none, and the model has not run before; pass token ids (B, T)")
-        return self._size
+        if self._batch is None:
+            raise ValueError("tokens: got none, and the model holds no batch of an earlier call; pass token ids (B, T)")
+        return self._batch
 
     @contextlib.contextmanager
     def using(self, parameters: Parameters) -> Iterator[None]:
@@ -171,9 +180,13 @@ class GPT:
         self.transformer.bind(parameters.tensors)
 
     def _check(self, tokens: Ids, targets: Ids | None = None, gradients: Parameters | None = None) -> None:
-        """Raise ValueError for arrays that do not fit together."""
-        if tokens.ndim != 2 or not 1 <= tokens.shape[1] <= self.shape.seq_len:
-            raise ValueError(f"tokens: got shape {tokens.shape}, expected (B, T) with T from 1 to {self.shape.seq_len}")
+        """Raise ValueError for arrays that do not fit together. The last batch is then gone, as after any failure."""
+        self._batch = None
+        if tokens.ndim != 2 or tokens.shape[0] < 1 or not 1 <= tokens.shape[1] <= self.shape.seq_len:
+            raise ValueError(
+                f"tokens: got shape {tokens.shape}, expected (B, T) with B of at least 1 and T from 1 to "
+                f"{self.shape.seq_len}"
+            )
         if targets is not None and targets.shape != tokens.shape:
             raise ValueError(f"targets: got shape {targets.shape}, expected that of the tokens, {tokens.shape}")
         if gradients is not None and gradients.shape != self.shape:

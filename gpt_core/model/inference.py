@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gpt_core.config.settings import ModelShape
 from gpt_core.kernels import attention, conversion, decoding, embedding, linear, threads
-from gpt_core.kernels.arrays import Array, empty, zeros
+from gpt_core.kernels.arrays import Array, as_ids, empty, zeros
 from gpt_core.model.layers.block import Block
 from gpt_core.model.layers.linear import Linear
 from gpt_core.model.layers.norm import LayerNorm
@@ -94,11 +94,11 @@ class Decoder:
         """Append tokens to the cache and return a new array of the logits (V,) that follow the last one.
 
         Raises:
-            ValueError: There are no tokens, an id is not in the vocabulary, or the cache has no room for them.
+            ValueError: There are no tokens, they are not ids of the vocabulary, or the cache has no room for them.
         """
-        ids = np.asarray(tokens, dtype=np.int32)
-        if ids.size == 0:
-            raise ValueError("decoder: got no tokens, expected at least one")
+        ids = as_ids(tokens)
+        if ids.ndim != 1 or ids.size == 0:
+            raise ValueError(f"tokens: got shape {ids.shape}, expected (T,) with T of at least 1")
         if self.length + ids.size > self.capacity:
             raise ValueError(
                 f"decoder: got {ids.size} tokens after {self.length}, expected at most {self.capacity} in all"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -124,6 +126,49 @@ def test_without_tokens_and_a_last_batch_there_is_an_error(model):
             function(model)
 
 
+@pytest.mark.parametrize("fails_first", [False, True])
+def test_without_tokens_a_batch_that_failed_is_not_read(model, tokens, fails_first):
+    functions = (interpret.trace, interpret.attention, interpret.logit_lens, interpret.dead_units)
+    failures = {
+        "an id that is not in the vocabulary": lambda: model.forward(np.full((B, T), SHAPE.vocab_size, np.int32)),
+        "too long": lambda: model.forward(np.zeros((1, SHAPE.seq_len + 1), np.int32)),
+        "a target that is not in the vocabulary": lambda: model.evaluate(tokens, tokens + SHAPE.vocab_size),
+    }
+    for fail in failures.values():
+        if not fails_first:
+            interpret.dead_units(model, tokens)
+            interpret.dead_units(model)
+        with pytest.raises(ValueError, match="got"):
+            fail()
+        for function in functions:
+            with pytest.raises(ValueError, match="tokens: got none"):
+                function(model)
+        with pytest.raises(ValueError, match="tokens: got none"):
+            model.logits_of_residual(np.zeros((B * T, SHAPE.d_model), np.float32))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 3e38])
+def test_numpy_does_not_warn_of_weights_that_are_not_finite(weights, tokens, value):
+    parameters = as_parameters(SHAPE, weights)
+    parameters.flat[::2] = value
+    ids = tokens[:, : T // 2]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        for name, read in READERS.items():
+            with contextlib.suppress(np.linalg.LinAlgError) if name == "embedding_map" else contextlib.nullcontext():
+                read(GPT(parameters), ids)
+        interpret.trace(GPT(parameters), ids)
+        interpret.ablate(parameters, [Part("head", 0, 1)], interpret.mean_outputs(GPT(parameters), ids))
+        interpret.weight_stats(parameters, parameters, as_parameters(SHAPE, weights))
+        interpret.weight_stats(as_parameters(SHAPE, weights), parameters, parameters)
+
+
+def test_an_update_that_vanishes_beside_weights_whose_norm_overflows_has_a_ratio():
+    before = np.array([3e38, 3e38, 1.0], np.float32)
+    assert interpret.update_ratio(before + np.array([0, 0, 1], np.float32), before) == -math.inf
+    assert interpret.update_ratio(before, np.zeros(3, np.float32)) == math.inf
+
+
 READERS = {
     "trace": lambda model, ids: interpret.trace(model, ids, ["logits"])["logits"],
     "attention": interpret.attention,
@@ -157,6 +202,11 @@ def test_ids_may_be_integers_of_any_type_and_nothing_else(name, model, tokens):
             read(model, other)
     with pytest.raises(ValueError, match=r"got .* to 4294967296, expected token ids"):
         read(model, np.full(ids.shape, 1 << 32))
+    for low in (1, -1):
+        with pytest.raises(ValueError, match=rf"got {low} to {1 << 64}, expected token ids from 0 to 2147483647"):
+            read(model, [[low] * len(row[1:]) + [1 << 64] for row in ids])
+    with pytest.raises(ValueError, match="got rows of different lengths, expected an array of token ids"):
+        read(model, [[[1, 2], [3]], [[1], [2, 3]]])
 
 
 def test_attention_equals_the_reference_and_its_rows_sum_to_1(model, tokens, expected):

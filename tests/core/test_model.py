@@ -200,6 +200,14 @@ def test_invalid_tokens_targets_and_lengths_raise_value_error():
         model.logits(np.zeros((1, 141), np.int32))
 
 
+def test_a_batch_without_sequences_is_refused():
+    model, none = model_of(SHAPE), np.zeros((0, 3), np.int32)
+    calls = (model.forward, lambda ids: model.evaluate(ids, ids), lambda ids: gradients_of(model, ids, ids))
+    for call in (*calls, model.logits):
+        with pytest.raises(ValueError, match=r"tokens: got shape \(0, 3\), expected \(B, T\) with B of at least 1"):
+            call(none)
+
+
 def test_buffers_grow_with_the_number_of_threads():
     tokens, targets = random_batch(SHAPE, 2, 70, seed=1)
     threads.set_threads(1)
@@ -267,7 +275,7 @@ def test_reset_empties_the_cache():
 
 def test_the_decoder_rejects_invalid_tokens():
     decoder = Decoder(model_of(SHAPE).parameters)
-    for tokens in ([], [0] * 141, [101], [-1]):
+    for tokens in ([], [0] * 141, [101], [-1], [[1, 2]], [1.5], [1 << 32], [1 << 64]):
         with pytest.raises(ValueError, match=r"got .*, (want|expected) "):
             decoder.prefill(tokens)
     assert decoder.length == 0
