@@ -129,8 +129,8 @@ class Trainer:
     def events(self) -> Generator[ev.AnyEvent]:
         """Yield the events of the run, from RunStarted to RunFinished.
 
-        Closing the iterator saves and ends the log, as `stop` does; but within a round of local steps the last
-        checkpoint is kept. An error saves, and leaves the log without an end.
+        Closing the iterator saves and ends the log, as `stop` does. An error saves, and leaves the log without an end.
+        Within a round of local steps, and while updates are skipped, both keep the last checkpoint instead.
         """
         finished = closed = False
         try:
@@ -438,14 +438,21 @@ class Trainer:
     def _stop(self, *, may_wait: bool = True) -> Iterator[ev.AnyEvent]:
         """Save the current state and end the run; after a reported divergence, as a run that diverged.
 
+        While updates are skipped the weights may be unusable: unless the user has requested the stop, they do not
+        replace a checkpoint of the run.
+
         Args:
-            may_wait: False where no answer of the user can be waited for if the save fails.
+            may_wait: False where no answer of the user can be waited for if the save fails: the user has not requested
+                the stop.
         """
         if self._divergence.is_reported:
             yield from self._finish_diverged(may_wait=may_wait)
-        else:
+            return
+        yield from self._saver.finish()
+        has_checkpoint = bool(self._saver.newest[0])
+        if may_wait or not (has_checkpoint and self.state.skipped_in_a_row):
             yield from self._last_save.save(may_wait=may_wait)
-            yield ev.RunFinished("stopped", self.state.step, saved=self._saver.is_saved)
+        yield ev.RunFinished("stopped", self.state.step, saved=self._saver.is_saved)
 
     def _complete(self, reason: str) -> Iterator[ev.AnyEvent]:
         """Complete a run: `transformer`, then the last state that says so, then the scores of the end.
@@ -506,6 +513,7 @@ def saved_before(run: Run) -> dict[str, int]:
     return saved
 
 
+@not_finite_is_expected
 def gradient_norms(step: int, gradients: Parameters, before: Parameters, after: Parameters) -> ev.GradientNorms:
     """Return the norms of each tensor's gradient before clipping and of its update."""
     return ev.GradientNorms(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import warnings
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -111,6 +113,54 @@ def test_while_updates_are_skipped_only_requested_saves_are_made(
         if isinstance(event, ev.UpdateSkipped) and event.in_a_row == 2:
             trainer.requests.save()
     assert [event.step for event in of_kind(events, ev.CheckpointSaved)] == [1, 2, 4]
+
+
+@pytest.mark.parametrize("end", ["closed", "error", "stop"])
+def test_while_updates_are_skipped_only_a_requested_stop_replaces_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    trainer = open_run(tiny_settings(tmp_path, save_every_steps=3, eval_every_steps=0))
+    monkeypatch.setattr(GPT, "loss_and_gradients", from_step_on(8, trainer))
+    with contextlib.suppress(ZeroDivisionError), closing(trainer.events()) as events:
+        for event in events:
+            if not isinstance(event, ev.UpdateSkipped) or event.in_a_row < 2:
+                continue
+            if end == "closed":
+                break
+            if end == "stop":
+                trainer.requests.stop()
+            else:
+                monkeypatch.setattr(GPT, "loss_and_gradients", lambda *_: 1 / 0)
+    assert peek_checkpoint(tmp_path / LATEST).step == (9 if end == "stop" else 6)
+    log = list(read_metrics(tmp_path / "models/metrics.jsonl"))
+    assert log[-1] == ev.RunFinished("stopped", 9, saved=end == "stop") or end == "error"
+
+
+def test_an_error_while_updates_are_skipped_saves_a_run_without_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = open_run(tiny_settings(tmp_path, eval_every_steps=0))
+    monkeypatch.setattr(GPT, "loss_and_gradients", from_step_on(3, trainer))
+    with closing(trainer.events()) as events:
+        next(event for event in events if isinstance(event, ev.UpdateSkipped))
+    assert peek_checkpoint(tmp_path / LATEST).step == 3
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 3e38])
+@pytest.mark.parametrize("local", [False, True])
+def test_a_run_that_diverges_has_no_warnings_of_numpy(tmp_path: Path, value: float, local: bool) -> None:
+    changes = {"sync_every_steps": 2, "outer_lr": 10.0} if local else {}
+    settings = tiny_settings(tmp_path, max_steps=9, eval_every_steps=1, debug=True, debug_every=1, **changes)
+    trainer = open_run(settings)
+    events = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        for event in trainer.events():
+            events.append(event)
+            if isinstance(event, ev.StepCompleted) and event.step == 4:
+                trainer.parameters.flat[::2] = value
+    assert of_kind(events, ev.UpdateSkipped)
+    assert of_kind(events, ev.HealthMeasured)[-1].step > 4
 
 
 def too_high_from(first: int, trainer: Trainer) -> Callable[..., tuple[float, int]]:
