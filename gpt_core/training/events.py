@@ -100,8 +100,9 @@ class BaselinesMeasured(Event, frozen=True, tag="baselines", omit_defaults=True)
 class StepCompleted(Event, frozen=True, tag="step"):
     """One optimizer step. `loss` is the step loss, the mean over the targets of this step; `ppl` is its exponential.
 
-    `tokens` counts all targets so far; `grad_norm` is the global norm before clipping. The train loss is the moving
-    average of the step losses (`gpt_core.training.metrics.smooth`).
+    `lr` is the learning rate of this step after the schedule; where those of the parameter groups differ, it is that of
+    the MLP weights. `tokens` counts all targets so far; `grad_norm` is the global norm before clipping. The train loss
+    is the moving average of the step losses (`gpt_core.training.metrics.smooth`).
     """
 
     step: int

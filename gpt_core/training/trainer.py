@@ -355,8 +355,8 @@ class Trainer:
             if self._stops_at_once:
                 return None
             tokens, targets = micro_batches[number]
-            first_row = numbers[number] * settings.micro_batch
-            dropout = dropout_of(settings, state.step + 1, first_row, tokens.shape[1])
+            first_sequence = numbers[number] * settings.micro_batch
+            dropout = dropout_of(settings, state.step + 1, first_sequence, tokens.shape[1])
             weight = 1.0 / max(1, n_targets)
             return self._gpt.loss_and_gradients(tokens, targets, gradients, weight, dropout, layer_done)[0]
 
