@@ -99,6 +99,20 @@ class Decoder:
         ids = as_ids(tokens)
         if ids.ndim != 1 or ids.size == 0:
             raise ValueError(f"tokens: got shape {ids.shape}, expected (T,) with T of at least 1")
+        return self._append(ids)
+
+    def decode(self, token: int) -> Array:
+        """Append one token to the cache and return a new array of the logits (V,) that follow it.
+
+        Raises:
+            ValueError: The id is not in the vocabulary, or the cache is full.
+        """
+        if not 0 <= token < self.shape.vocab_size:  # cheaper than as_ids, once per token
+            raise ValueError(f"token: got {token}, expected 0 to {self.shape.vocab_size - 1}")
+        return self._append(np.array((token,), np.int32))
+
+    def _append(self, ids: NDArray[np.int32]) -> Array:
+        """Append ids (T,) to the cache and return the logits (V,) that follow the last one."""
         if self.length + ids.size > self.capacity:
             raise ValueError(
                 f"decoder: got {ids.size} tokens after {self.length}, expected at most {self.capacity} in all"
@@ -112,14 +126,6 @@ class Decoder:
         # logits = ln_f(x) Wᵀ
         decoding.logits(logits, self._ln_out, x, *self._ln_f, head, self.shape.norm == "rms_norm")
         return logits
-
-    def decode(self, token: int) -> Array:
-        """Append one token to the cache and return a new array of the logits (V,) that follow it.
-
-        Raises:
-            ValueError: The id is not in the vocabulary, or the cache is full.
-        """
-        return self.prefill((token,))
 
     def _append_one(self, ids: NDArray[np.int32]) -> Array:
         """Run one token through all blocks; return the residual stream (C,) after them."""

@@ -278,6 +278,9 @@ def test_the_decoder_rejects_invalid_tokens():
     for tokens in ([], [0] * 141, [101], [-1], [[1, 2]], [1.5], [1 << 32], [1 << 64]):
         with pytest.raises(ValueError, match=r"got .*, (want|expected) "):
             decoder.prefill(tokens)
+    for token in (101, -1, 1 << 64):
+        with pytest.raises(ValueError, match=f"token: got {token}, expected 0 to 100"):
+            decoder.decode(token)
     assert decoder.length == 0
 
 

@@ -190,8 +190,9 @@ def test_prefill_and_decoding_agree_with_the_expanded_model(weight_format):
 def test_an_id_outside_the_vocabulary_is_refused(weight_format):
     decoder = Decoder(StoredWeights(initial_parameters(SHAPE, 0), weight_format))
     for token in (-1, 300):
-        with pytest.raises(ValueError, match=str(token)):
-            decoder.decode(token)
+        for read in (decoder.decode, lambda found: decoder.prefill([0, found])):
+            with pytest.raises(ValueError, match=str(token)):
+                read(token)
 
 
 def test_stored_weights_take_the_bytes_of_the_formula():
