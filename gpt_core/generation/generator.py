@@ -98,25 +98,30 @@ class Generator:
         self._random = np.random.default_rng(seed)
         self._allowed = sampled_ids(tokenizer)
 
-    def generate(self, prompt: str, sampling: Sampling) -> Iterator[str]:
+    def generate(self, prompt: str, sampling: Sampling, *, keep_bytes: bool = False) -> Iterator[str]:
         """Yield the continuation of a prompt in pieces of text. Closing the iterator stops the reply.
 
         The model reads `<bos>`, if the tokenizer adds it or the prompt is empty, and the prompt without its last few
         characters, which the first generated tokens must spell (`gpt_core.generation.prompt`); they are not part of the
-        reply. Invalid UTF-8 becomes U+FFFD. A character that is split over several tokens is yielded with the last of
-        them.
+        reply. A character that is split over several tokens is yielded with the last of them.
+
+        Args:
+            prompt: The text to continue. Escaped bytes (`prompt_bytes`) are read as those bytes.
+            sampling: How tokens are chosen.
+            keep_bytes: Yield bytes that are not valid UTF-8 escaped, so that prompt and reply are a prompt again.
+                Otherwise they become U+FFFD, except for an incomplete character where `max_tokens` ends the reply.
 
         Raises:
             LogitsError: As in `choose`.
         """
-        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape" if keep_bytes else "replace")
         ids, unsettled = split_prompt(self.tokenizer, prompt_bytes(prompt))
         for token in self.tokens(with_bos(self.tokenizer, ids), sampling, unsettled):
             spelled = self.tokenizer.token_bytes(token)
             shown, unsettled = spelled[len(unsettled) :], unsettled[len(spelled) :]
             if text := decoder.decode(shown):
                 yield text
-        if self.figures.ended_by == "eos" and (text := decoder.decode(b"", final=True)):
+        if (keep_bytes or self.figures.ended_by == "eos") and (text := decoder.decode(b"", final=True)):
             yield text
 
     def tokens(self, prompt_ids: Sequence[int], sampling: Sampling, begin_with: bytes = b"") -> Iterator[int]:
@@ -191,6 +196,11 @@ def prompt_bytes(prompt: str) -> bytes:
         return prompt.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         return prompt.encode("utf-8", "replace")
+
+
+def readable(text: str) -> str:
+    """Return a text with escaped bytes (`prompt_bytes`) as U+FFFD, and without an incomplete character at its end."""
+    return codecs.getincrementaldecoder("utf-8")("replace").decode(prompt_bytes(text))
 
 
 def with_bos(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:

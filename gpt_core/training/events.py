@@ -212,6 +212,7 @@ class SampleWritten(Event, frozen=True, tag="sample", omit_defaults=True):
 
     `copied` is the longest passage of it that occurs in the training text (`gpt_core.text.copied`), "" for none; None
     in logs of earlier versions. `searched`: tokens at the start of the training text that were searched, 0 for all.
+    `data`: bytes of the text where they are not valid UTF-8, otherwise empty; `text` then has U+FFFD in their place.
     """
 
     step: int
@@ -219,6 +220,12 @@ class SampleWritten(Event, frozen=True, tag="sample", omit_defaults=True):
     text: str
     copied: str | None = None
     searched: int = 0
+    data: bytes = b""
+
+    @property
+    def exact_text(self) -> str:
+        """The text with bytes that are not valid UTF-8 escaped, as prompts have them."""
+        return self.data.decode("utf-8", "surrogateescape") if self.data else self.text
 
 
 class GradientNorms(Event, frozen=True, tag="debug"):

@@ -8,7 +8,7 @@ import msgspec
 
 from gpt_core.config.settings import Settings
 from gpt_core.errors import LogitsError
-from gpt_core.generation.generator import Generator, prompt_bytes
+from gpt_core.generation.generator import Generator, prompt_bytes, readable
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.inference import Decoder
 from gpt_core.model.parameters import Parameters
@@ -46,12 +46,15 @@ class SampleWriter:
         generator = Generator(self._parameters, self._tokenizer, seed=self._seed, decoder=self._decoder)
         pieces = []
         try:
-            for piece in generator.generate(self._prompt, self._sampling):
+            for piece in generator.generate(self._prompt, self._sampling, keep_bytes=True):
                 if is_stopping():
                     return None
                 pieces.append(piece)
         except LogitsError:
             return None
-        text = "".join(pieces)
-        found = copied_passage(prompt_bytes(self._prompt), prompt_bytes(text), self._tokenizer, self._train_text)
-        return SampleWritten(step, self._prompt, text, found.text, found.searched)
+        exact = "".join(pieces)
+        text, data = readable(exact), prompt_bytes(exact)
+        found = copied_passage(prompt_bytes(self._prompt), data, self._tokenizer, self._train_text)
+        return SampleWritten(
+            step, self._prompt, text, found.text, found.searched, b"" if data == text.encode() else data
+        )

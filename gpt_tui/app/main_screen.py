@@ -265,7 +265,8 @@ class MainScreen(Screen[None]):
             await self.chat.generate_from(text)
 
         title = f"sample at step {integer(sample.step)}"
-        self.app.push_screen(SurpriseScreen([TextToScore(title, sample.prompt, sample.text, "", load)]), continue_from)
+        scored = TextToScore(title, sample.prompt, sample.exact_text, "", load)
+        self.app.push_screen(SurpriseScreen([scored]), continue_from)
 
     @on(TrainTab.SettingsChanged)
     def _settings_changed(self, message: TrainTab.SettingsChanged) -> None:

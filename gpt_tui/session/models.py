@@ -66,7 +66,7 @@ class TextGenerator(Protocol):
 
     figures: Figures
 
-    def generate(self, prompt: str, sampling: Sampling) -> Iterator[str]:
+    def generate(self, prompt: str, sampling: Sampling, *, keep_bytes: bool = False) -> Iterator[str]:
         """Yield the reply piece by piece."""
 
 

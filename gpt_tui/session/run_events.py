@@ -246,7 +246,9 @@ def _sampled(run: RunState, event: SampleWritten) -> RunState:
     """Add a sample with the evaluation of the same step."""
     point = run.evaluation
     evaluation = point if point and point.step == event.step else None
-    sample = Sample(event.step, run.elapsed_s, event.prompt, event.text, evaluation, event.copied, event.searched)
+    sample = Sample(
+        event.step, run.elapsed_s, event.prompt, event.text, evaluation, event.copied, event.searched, event.exact_text
+    )
     return replace(run, samples=thinned((*run.samples, sample), MAX_SAMPLES))
 
 

@@ -101,10 +101,11 @@ class Sample(NamedTuple):
         step: Step after which it was generated.
         elapsed_s: Time of the run at that step.
         prompt: The fixed prompt.
-        text: The generated text.
+        text: The generated text, with U+FFFD for bytes that are not valid UTF-8.
         evaluation: The evaluation at the same step, None before the first step.
         copied: Its longest passage from the training text, "" for none; None if unknown.
         searched: Tokens at the start of the training text that were searched for it; 0 for all.
+        exact_text: The text with these bytes escaped, as prompts have them.
     """
 
     step: int
@@ -114,6 +115,7 @@ class Sample(NamedTuple):
     evaluation: Evaluation | None
     copied: str | None = None
     searched: int = 0
+    exact_text: str = ""
 
 
 class LogLine(NamedTuple):

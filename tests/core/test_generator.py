@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpt_core.config.settings import ModelShape
-from gpt_core.generation.generator import Generator, sampled_ids
+from gpt_core.generation.generator import Generator, prompt_bytes, readable, sampled_ids
 from gpt_core.generation.prompt import spelling, split_prompt
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.gpt import GPT
@@ -124,6 +124,21 @@ def test_a_character_split_over_tokens_is_yielded_once_complete(tokenizer: Token
 def test_bytes_that_are_not_utf8_become_replacement_characters(tokenizer: Tokenizer, weights: Parameters) -> None:
     generator, _ = scripted(tokenizer, weights, [*byte_ids(b"a\xffb\xe2\x82"), EOS])
     assert "".join(generator.generate("", WARM)) == "a�b�"
+
+
+@pytest.mark.parametrize("data", [b"a\xffb", b"\xe2\x82", b"n\xc3\xa9\xed\xa0\x80", bytes(range(256))])
+@pytest.mark.parametrize("ends", [True, False], ids=["eos", "max_tokens"])
+def test_kept_bytes_make_a_reply_a_prompt_again(
+    tokenizer: Tokenizer, weights: Parameters, data: bytes, ends: bool
+) -> None:
+    generator, _ = scripted(tokenizer, weights, byte_ids(data) + [EOS] * ends, capacity=1000)
+    sampling = Sampling(temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0, max_tokens=len(data) + ends)
+    assert prompt_bytes("".join(generator.generate("", sampling, keep_bytes=True))) == data
+
+
+def test_a_readable_text_has_no_escaped_bytes_and_no_incomplete_character_at_its_end() -> None:
+    assert readable("né \udcffb\udce2\udc82") == "né \N{REPLACEMENT CHARACTER}b"
+    assert readable("\udcc3\udca9") == "é", "bytes of one character, from two replies"
 
 
 def test_a_prompt_may_hold_any_bytes(tokenizer: Tokenizer, weights: Parameters) -> None:

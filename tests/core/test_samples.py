@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gpt_core.generation.generator import Generator
+from gpt_core.generation.generator import Generator, prompt_bytes, readable
 from gpt_core.generation.sampler import Sampling
 from gpt_core.training import events as ev
 from tests.core.training_samples import losses, of_kind, open_run, tiny_settings, train, whole_state
@@ -61,6 +61,16 @@ def test_a_stop_does_not_wait_for_a_sample(tmp_path: Path) -> None:
     next(events)
     trainer.requests.stop()
     assert not of_kind(list(events), ev.SampleWritten)
+
+
+def test_a_sample_keeps_bytes_that_are_not_valid_utf8(tmp_path: Path) -> None:
+    first = of_kind(train(tiny_settings(tmp_path, max_steps=1, sample_tokens=40)), ev.SampleWritten)[0]
+    assert first.data, "untrained, most tokens are single bytes"
+    assert "\N{REPLACEMENT CHARACTER}" in first.text
+    assert prompt_bytes(first.exact_text) == first.data
+    assert first.text == readable(first.exact_text)
+    assert ev.from_json(ev.to_json(first)) == first
+    assert ev.SampleWritten(5, "It was", " né").exact_text == " né"
 
 
 def test_a_log_returns_the_samples(tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ class FakeGenerator:
         self._piece_s = piece_s
         self._words = text.split(" ")
 
-    def generate(self, prompt: str, sampling: Sampling) -> Iterator[str]:
+    def generate(self, prompt: str, sampling: Sampling, *, keep_bytes: bool = False) -> Iterator[str]:
         """Yield pieces of text."""
         for number in range(sampling.max_tokens):
             time.sleep(self._piece_s)

@@ -6,6 +6,8 @@ import pytest
 from textual import events
 from textual.widgets import Input
 
+from gpt_core.generation.generator import readable
+from gpt_tui.session.models import make_generator
 from gpt_tui.session.phase import Phase
 from gpt_tui.tabs.chat.pane import ChatTab
 from gpt_tui.tabs.chat.prompt_area import MAX_PROMPT_CHARACTERS, PromptArea
@@ -250,6 +252,23 @@ async def test_retry_copy_and_clear_act_on_the_last_reply(tmp_path: Path):
         await bench.pilot.press("ctrl+l")
         await bench.until_seen("Type the beginning of a text")
         assert transcript.turns == []
+
+
+async def test_a_reply_of_any_bytes_is_copied_as_text_and_continued_as_bytes(tmp_path: Path):
+    saved_model(tmp_path, "best", 50, seed=1)
+    async with running_app(tmp_path, size=(120, 40), max_tokens=12, make=make_generator) as bench:
+        await bench.pilot.press("c")
+        await ask(bench, "Once")
+        await bench.until(lambda: not chat(bench).replying)
+        transcript = bench.app.main.query_one(Transcript)
+        assert transcript.last is not None
+        reply = transcript.last.answers[0].reply
+        assert readable(reply) != reply, "random weights choose any byte"
+        await bench.pilot.press("ctrl+y")
+        assert bench.app.clipboard == readable(reply)
+        await ask(bench, "")
+        await bench.until(lambda: len(transcript.turns) == 2 and not chat(bench).replying)
+        assert transcript.last.answers[0].prompt == "Once" + reply
 
 
 @pytest.mark.essential

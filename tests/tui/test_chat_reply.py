@@ -7,7 +7,7 @@ import pytest
 from textual._xterm_parser import XTermParser
 
 from gpt_core.errors import GptError
-from gpt_core.generation.generator import Figures
+from gpt_core.generation.generator import Figures, prompt_bytes
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.parameters import initial_parameters
 from gpt_core.tokenizers.pieces import PieceTokenizer
@@ -74,12 +74,21 @@ def test_the_updates_hold_the_complete_reply_and_its_seed_reproduces_it(model: L
     received, again = Received(), Received()
     for each in (received, again):
         interleave([real_reply(each, lambda _report: model, seed=7)])
-    assert received.text == "".join(make_generator(model, 7).generate("abc", SAMPLING))
+    assert received.text == "".join(make_generator(model, 7).generate("abc", SAMPLING, keep_bytes=True))
     assert received.text == again.text
     assert {update.model for update in received.updates} == {"it, step 10"}
     state, note = received.last
     assert state == "finished"
     assert note.endswith(" · seed 7")
+
+
+def test_a_reply_keeps_its_bytes_and_shows_none_that_a_terminal_cannot(model: LoadedModel):
+    received = Received()
+    interleave([real_reply(received, lambda _report: model, seed=7)])
+    assert any("\udc80" <= character <= "\udcff" for character in received.text), "random weights choose any byte"
+    assert shown_reply("abc", received.text).encode()
+    kept = "".join(make_generator(model, 7).generate("abc", SAMPLING, keep_bytes=True))
+    assert prompt_bytes(received.text) == prompt_bytes(kept)
 
 
 def test_a_reply_stops_between_two_pieces(monkeypatch: pytest.MonkeyPatch, model: LoadedModel):

@@ -15,6 +15,7 @@ from textual.widget import Widget
 from textual.widgets import Input
 
 from gpt_core.errors import ConfigError
+from gpt_core.generation.generator import readable
 from gpt_tui.run_view.surprise.screen import SurpriseScreen
 from gpt_tui.session.model_options import AvailableModels, checkpoint_name
 from gpt_tui.session.models import LIST_INTERVAL_S, MakeGenerator, ModelLoader
@@ -250,7 +251,7 @@ class ChatTab(Horizontal):
         if last := self._last:
             answer = last.answers[self._copies % len(last.answers)]
             self._copies += 1
-            self.app.copy_to_clipboard(answer.reply)
+            self.app.copy_to_clipboard(readable(answer.reply))
             source = f" of {one_line(answer.model)}" if answer.model else ""
             again = "; press again for the other one" if len(last.answers) > 1 else ""
             self.notify(f"copied the reply{source}{again}", markup=False)

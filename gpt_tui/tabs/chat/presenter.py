@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from gpt_core.config.settings import Settings
 from gpt_core.config.validation import checked
 from gpt_core.errors import ConfigError
-from gpt_core.generation.generator import Figures
+from gpt_core.generation.generator import Figures, readable
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.stored_weights import WeightFormat
 from gpt_tui.session.model_options import AvailableModels
@@ -124,7 +124,7 @@ def shown_reply(prompt: str, text: str) -> str:
     Scripts without spaces between words, such as Chinese, have no such mark.
     """
     inside = all(end.isalnum() and not is_unspaced(end) for end in (prompt[-1:], text[:1]))
-    return ("…" if inside else "") + printable(text).lstrip(" ")
+    return ("…" if inside else "") + printable(readable(text)).lstrip(" ")
 
 
 def progress_line(tokens: int, tokens_per_s: float) -> str:

@@ -28,7 +28,7 @@ class ReplyUpdate(Message, bubble=False):
         state: "loading" until the model is available, then "generating"; the last update is "finished" or "failed".
         note: One line: the reason for waiting, the progress, the summary or the error.
         model: The model's name, "" while it is loading.
-        text: The text generated since the update before.
+        text: The text generated since the update before, with bytes that are not valid UTF-8 escaped.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ def generate_reply(
         post(ReplyUpdate("generating", "", model=model.name))
         generator = make(model, seed)
         pending, posted, since_s = "", 0, time.monotonic()
-        for piece in generator.generate(prompt, sampling):
+        for piece in generator.generate(prompt, sampling, keep_bytes=True):
             pending += piece
             if time.monotonic() - since_s >= UPDATE_INTERVAL_S * (1 + posted / CHARACTERS_PER_INTERVAL):
                 figures = generator.figures

@@ -43,7 +43,7 @@ class Answer(Vertical):
 
     @property
     def reply(self) -> str:
-        """The reply so far, as generated."""
+        """The reply so far, with bytes that are not valid UTF-8 escaped: prompt and reply are a prompt again."""
         return "".join(self._pieces)
 
     @property

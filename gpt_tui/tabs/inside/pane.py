@@ -173,7 +173,7 @@ class InsideTab(Vertical):
         match kind := self._choices.kind:
             case "sample":
                 last = self._run.samples[-1] if self._run.samples else None
-                return TextChoice(kind, last.prompt + last.text if last else "")
+                return TextChoice(kind, last.prompt + last.exact_text if last else "")
             case "reply":
                 return TextChoice(kind, self._reply)
             case "typed":
