@@ -1,16 +1,16 @@
 """A training text without one of its novels, that novel, and the models of the rule for time budgets.
 
     python benchmarks/whole_novel.py FOLDER [--novel N] [--bytes N] [--novel-bytes N] [--threads N]
-    gpt-tui race --config FOLDER/1.toml --steps 1000 --vary muon_beta=0.9,0.95 --models-dir FOLDER/race
+    gpt-tui race --config FOLDER/1.2M.toml --steps 1000 --vary muon_beta=0.9,0.95 --models-dir FOLDER/race
 
 The shipped training text is five novels. With `hold_out`, a race is scored on the end of the last one, whose beginning
 is trained on, so that names and style are known. This script writes to a folder
 
 - `train.txt`: the training text without novel N (1 to 5, in the order of the text), or the first bytes of that;
 - `novel.txt`: novel N, or the first bytes of it, which the races are scored on;
-- `1.toml`, `2.toml`, ...: the settings of the models of the rule, in ascending size, with its schedule. They name the
-  two texts. All of `novel.txt` is scored, after each pass over the training text and every `EVAL_STEPS` steps: give a
-  race a multiple of them, so that its last step is scored.
+- `1.2M.toml`, `2.8M.toml`, ...: the settings of the models of the rule, by their parameters, with its schedule. They
+  name the two texts. All of `novel.txt` is scored, after each pass over the training text and every `EVAL_STEPS`
+  steps: give a race a multiple of them, so that its last step is scored.
 
 Nothing is random: a race of the same version on the same processor has the same scores. They do not depend on the load
 of the machine; compare them at equal tokens.
@@ -28,6 +28,7 @@ from gpt_core.bench.budget_rule import COOLDOWN, MIN_WARMUP, MODELS
 from gpt_core.config.presets import DEFAULT_PRESET, preset
 from gpt_core.config.settings import Settings
 from gpt_core.config.toml_file import changes_as_toml
+from gpt_core.model.parameters import parameter_count
 
 TEXT = Path(__file__).parents[1] / "data" / "raw" / "train.en"
 TITLES = ("EMMA", "MANSFIELD PARK", "NORTHANGER ABBEY", "PRIDE AND PREJUDICE", "SENSE AND SENSIBILITY")
@@ -54,15 +55,17 @@ def main() -> None:
     for name, text in (("train.txt", train), ("novel.txt", held_out)):
         Path(folder, name).write_text(text, encoding="utf-8")
         print(f"{name}: {len(text.encode()):,} bytes")
-    for number, model in enumerate(MODELS, start=1):
+    names = []
+    for model in MODELS:
         values = model.values | {
             "train_file": str(folder / "train.txt"), "eval_file": str(folder / "novel.txt"), "precision": "float32",
             "threads": options.threads, "warmup_steps": MIN_WARMUP, "cooldown": COOLDOWN, "min_lr_share": 0.0,
             "eval_every_steps": EVAL_STEPS, "eval_tokens": 0, "sample_tokens": 0, "save_every_minutes": 0,
         }  # fmt: skip
         settings = msgspec.convert(msgspec.structs.asdict(preset(DEFAULT_PRESET)) | values, Settings)
-        Path(folder, f"{number}.toml").write_text(changes_as_toml(DEFAULT_PRESET, settings, folder), encoding="utf-8")
-    print(f"held out: {TITLES[options.novel - 1]}; settings of {len(MODELS)} models in {folder}")
+        names.append(f"{parameter_count(settings.shape) / 1e6:.1f}M.toml")
+        Path(folder, names[-1]).write_text(changes_as_toml(DEFAULT_PRESET, settings, folder), encoding="utf-8")
+    print(f"held out: {TITLES[options.novel - 1]}; in {folder}: {', '.join(names)}")
 
 
 def split(text: str) -> list[str]:
