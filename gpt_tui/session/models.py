@@ -31,7 +31,6 @@ from gpt_tui.shared.formatting import counted, integer, size
 from gpt_tui.shared.sanitize import one_line
 
 MAX_CACHED = 2  # the two models of a comparison
-LIST_INTERVAL_S = 5.0  # between two listings of the models in a visible tab
 
 Report = Callable[[str], object]
 

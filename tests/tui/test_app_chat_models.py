@@ -178,7 +178,7 @@ async def test_a_checkpoint_of_another_program_is_listed_while_the_tab_stays_ope
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     two_models(tmp_path)
-    monkeypatch.setattr("gpt_tui.tabs.chat.pane.LIST_INTERVAL_S", 0.05)
+    monkeypatch.setattr("gpt_tui.run_view.model_list.INTERVAL_S", 0.05)
     async with running_app(tmp_path, size=(120, 40)) as bench:
         await choose(bench, tmp_path / LATEST, compare=False)
         await bench.until_seen("ckpt_latest · step 60")

@@ -113,7 +113,7 @@ async def test_f6_shows_the_tokens_of_a_typed_text_and_what_the_model_expected(t
 async def test_a_checkpoint_that_another_program_replaces_is_shown_while_the_tab_stays_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("gpt_tui.tabs.inside.pane.LIST_INTERVAL_S", 0.05)
+    monkeypatch.setattr("gpt_tui.run_view.model_list.INTERVAL_S", 0.05)
     async with looking(tmp_path) as bench:
         save_model(tmp_path, seed=4)
         await bench.until_seen("ckpt_latest, step 104 · typed")

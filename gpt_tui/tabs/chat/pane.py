@@ -16,9 +16,10 @@ from textual.widgets import Input
 
 from gpt_core.errors import ConfigError
 from gpt_core.generation.generator import readable
+from gpt_tui.run_view.model_list import ModelList, ModelsListed
 from gpt_tui.run_view.surprise.screen import SurpriseScreen
-from gpt_tui.session.model_options import AvailableModels, checkpoint_name
-from gpt_tui.session.models import LIST_INTERVAL_S, MakeGenerator, ModelLoader
+from gpt_tui.session.model_options import checkpoint_name
+from gpt_tui.session.models import MakeGenerator, ModelLoader
 from gpt_tui.session.removed_parts import RemovedParts, without
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.sanitize import one_line
@@ -40,19 +41,13 @@ class ChatTab(Horizontal):
     class ExitRequested(Message):
         """Request to leave the chat."""
 
-    class ModelsListed(Message, bubble=False):
-        """The models to choose from, listed by a thread."""
-
-        def __init__(self, available: AvailableModels) -> None:
-            super().__init__()
-            self.available = available
-
     def __init__(
         self, models: ModelLoader, make: MakeGenerator, texts: dict[str, str], removed: RemovedParts, *, id: str
     ) -> None:
         super().__init__(id=id)
         self._removed = removed
         self._models = models
+        self._model_list = ModelList(self, models)
         self._make = make
         self._texts = texts
         self._history = PromptHistory()
@@ -73,7 +68,7 @@ class ChatTab(Horizontal):
         self.query_one(Transcript).border_title = "conversation"
         self._prompt.border_title = "prompt"
         self._prompt.border_subtitle = "Alt+Enter or Ctrl+J: new line"
-        self.set_interval(LIST_INTERVAL_S, self._list_models_if_visible)
+        self._model_list.list_at_intervals()
 
     def on_unmount(self) -> None:
         """Stop replies under way."""
@@ -100,7 +95,7 @@ class ChatTab(Horizontal):
 
     def enter(self) -> Widget:
         """List the models, and return the widget to focus, the prompt; called when the tab is shown."""
-        self._list_models()
+        self._model_list.list_now()
         note = without(self._removed.parts)
         self.query_one(Transcript).border_title = f"{note} (F6, x: put back)" if note else "conversation"
         return self._prompt
@@ -109,7 +104,7 @@ class ChatTab(Horizontal):
         """List the models again when a run starts, ends or saves a checkpoint."""
         followed, self._followed = self._followed, (live, saved)
         if self.display and self._followed != followed:
-            self._list_models()
+            self._model_list.list_now()
 
     def choose(self, model: str, *, compare: bool = False) -> None:
         """Select the value of an option as the model, or as the one to compare with.
@@ -131,18 +126,7 @@ class ChatTab(Horizontal):
         self._stopped.set()
         await self._generate(prompt, [prompt])
 
-    def _list_models_if_visible(self) -> None:
-        """List the checkpoints that other programs have saved or deleted."""
-        if self.is_on_screen:
-            self._list_models()
-
-    def _list_models(self) -> None:
-        self.run_worker(
-            lambda: self.post_message(self.ModelsListed(self._models.available())),
-            group="models", thread=True, exclusive=True, exit_on_error=False,
-        )  # fmt: skip
-
-    def on_chat_tab_models_listed(self, message: ModelsListed) -> None:
+    def on_models_listed(self, message: ModelsListed) -> None:
         """Show the models."""
         self._form.show_models(message.available)
         if self._is_compared_now:

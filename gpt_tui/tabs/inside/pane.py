@@ -12,8 +12,8 @@ from textual.containers import Container, Vertical
 from textual.message import Message
 from textual.widget import Widget
 
-from gpt_tui.session.model_options import AvailableModels
-from gpt_tui.session.models import LIST_INTERVAL_S, ModelLoader
+from gpt_tui.run_view.model_list import ModelList, ModelsListed
+from gpt_tui.session.models import ModelLoader
 from gpt_tui.session.removed_parts import RemovedParts
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.bindings import bindings
@@ -48,20 +48,13 @@ class InsideTab(Vertical):
             self.request = request
             self.model = model
 
-    class ModelsListed(Message, bubble=False):
-        """The models to choose from, listed by a thread."""
-
-        def __init__(self, available: AvailableModels) -> None:
-            super().__init__()
-            self.available = available
-
     def __init__(self, loader: ModelLoader, removed: RemovedParts, *, id: str) -> None:
         super().__init__(id=id)
         self._removed = removed
         self._wanted = NOTHING
         self._measured: float | str | None = None
         self._checksum: int | None = None  # of the weights that are shown
-        self._loader = loader
+        self._model_list = ModelList(self, loader)
         self._worker = InsideWorker(loader, self.post_message)
         self._view: InsideView[Any] = VIEWS[0]
         self._cursor = Cursor(token=1)
@@ -88,7 +81,7 @@ class InsideTab(Vertical):
         bar.can_focus = False
         bar.show(view_bar_lines(self._view.name))
         self._canvas(1).display = False
-        self.set_interval(LIST_INTERVAL_S, self._list_models_if_visible)
+        self._model_list.list_at_intervals()
 
     def on_hide(self) -> None:
         """Compute nothing while another tab is shown."""
@@ -114,7 +107,7 @@ class InsideTab(Vertical):
     def enter(self) -> Widget:
         """List the models, compute, and return the widget to focus, the view; called when the tab is shown."""
         self._files.clear()
-        self._list_models()
+        self._model_list.list_now()
         self._ask()
         return self._canvas(0)
 
@@ -129,7 +122,7 @@ class InsideTab(Vertical):
             if changed:
                 self._version += 1
                 self._files.clear()
-            self._list_models()
+            self._model_list.list_now()
         self._ask()
 
     @property
@@ -137,18 +130,7 @@ class InsideTab(Vertical):
         """Help of the visible view."""
         return HELP.get(self._view.name, "")
 
-    def _list_models_if_visible(self) -> None:
-        """List the checkpoints that other programs have saved or deleted."""
-        if self.is_on_screen:
-            self._list_models()
-
-    def _list_models(self) -> None:
-        self.run_worker(
-            lambda: self.post_message(self.ModelsListed(self._loader.available())),
-            group="models", thread=True, exclusive=True, exit_on_error=False,
-        )  # fmt: skip
-
-    def on_inside_tab_models_listed(self, message: ModelsListed) -> None:
+    def on_models_listed(self, message: ModelsListed) -> None:
         """Show the models, and compute again if the file of a selected one has been replaced."""
         self._choices.show_models(message.available)
         files = {model: message.available.file_of(model) for model in self._choices.models}
@@ -343,7 +325,7 @@ class InsideTab(Vertical):
         """Load the models again and compute."""
         self._version += 1
         self._files.clear()
-        self._list_models()
+        self._model_list.list_now()
         self._ask()
 
     def action_open(self, name: str) -> None:
