@@ -36,9 +36,18 @@ def shown(value: object) -> str:
 
 
 class GptError(Exception):
-    """Error that is shown to the user as one line. The program exits with `exit_code`."""
+    """Error that is shown to the user as one line. The program exits with `exit_code`.
+
+    Args:
+        reason: What is wrong, and what helps in the app and on the command line alike.
+        remedy: What helps on the command line alone, with the punctuation before it. It ends the message.
+    """
 
     exit_code = EXIT_FAILED
+
+    def __init__(self, reason: str = "", remedy: str = "") -> None:
+        super().__init__(reason + remedy)
+        self.reason, self.remedy = printable(reason), remedy
 
     def __str__(self) -> str:
         return printable(super().__str__())
@@ -58,6 +67,14 @@ class CorpusError(InputError):
     """A training or eval text is missing, cannot be read, or is too short; `setting` is the one that names it."""
 
     setting = "train_file"
+
+
+class ResumeTextError(CorpusError):
+    """A text of the run to resume is missing, cannot be read, or is another one: a resume has to name it."""
+
+    def __init__(self, reason: str, remedy: str = "", setting: str = "train_file") -> None:
+        super().__init__(reason, remedy)
+        self.setting = setting
 
 
 class TokenizerError(InputError):

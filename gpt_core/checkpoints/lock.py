@@ -104,7 +104,9 @@ class FolderLock:
         if not _try_lock(file):
             holder = _describe_holder(file)
             file.close()
-            raise FolderInUseError(f"{self._folder} is in use: {holder}, or choose another folder with --models-dir")
+            raise FolderInUseError(
+                f"{self._folder} is in use: {holder}", ", or choose another folder with --models-dir"
+            )
         _set_open_file_lock(file, locked=True)
         self._file, self._pid = file, os.getpid()
         try:

@@ -209,7 +209,7 @@ class CheckpointStore:
             self._own = [info for info in _infos(named) if info.run_id == run_id]
             self._replaced = [f for f in named if f not in self._own and (new_run or isinstance(f, CheckpointInfo))]
             if self._replaced and not overwrite:
-                raise RunExistsError(self._refusal(self._replaced))
+                raise self._refusal(self._replaced)
             files.remove_leftovers(self.folder, _is_own_name)
         except BaseException:
             self.close()
@@ -353,24 +353,24 @@ class CheckpointStore:
 
     def _require_folder(self) -> None:
         if problem := files.folder_problem(self.folder):
-            raise ConfigError(f"models_dir: {self.folder} {problem}; choose another with --models-dir")
+            raise ConfigError(f"models_dir: {self.folder} {problem}", "; choose another with --models-dir")
 
     def _not_writable(self, error: OSError | ValueError) -> ConfigError:
         return ConfigError(
-            f"models_dir: {self.folder} cannot be written: {files.reason(error)}; choose another with --models-dir"
+            f"models_dir: {self.folder} cannot be written: {files.reason(error)}", "; choose another with --models-dir"
         )
 
-    def _refusal(self, others: Sequence[CheckpointInfo | DamagedCheckpoint]) -> str:
+    def _refusal(self, others: Sequence[CheckpointInfo | DamagedCheckpoint]) -> RunExistsError:
         first = others[0]
         if isinstance(first, DamagedCheckpoint):
             state = "not a gpt-tui checkpoint" if first.is_foreign else "damaged"
         else:
             state = f"step {first.step:,}"
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-        return (
-            f"{self.folder} holds another run's checkpoints: {first.path.name} ({state}){more}; resume that run "
-            f"(--resume), start beside it (--models-dir {shlex.quote(str(next_free_folder(self.folder)))}), or replace "
-            "them (--overwrite)"
+        beside = shlex.quote(str(next_free_folder(self.folder)))
+        return RunExistsError(
+            f"{self.folder} holds another run's checkpoints: {first.path.name} ({state}){more}",
+            f"; resume that run (--resume), start beside it (--models-dir {beside}), or replace them (--overwrite)",
         )
 
 

@@ -54,7 +54,7 @@ def find_training_text(start: Path | None = None) -> Path:
                 return path
             _require_no_obstacle(own, found, errors)
     raise CorpusError(
-        f"no training text: {own / 'raw' / 'train.en'} does not exist; create it, or name a text with --train-file"
+        f"no training text: {own / 'raw' / 'train.en'} does not exist; create it", ", or name a text with --train-file"
     )
 
 
@@ -108,7 +108,7 @@ def require_unbroken(path: Path) -> None:
     """Raise CorpusError if `path` is a link to something that does not exist."""
     if os.path.islink(path) and not os.path.exists(path):
         raise CorpusError(
-            f"{path} is a broken link to {os.readlink(path)}; repair or remove it, or name a text with --train-file"
+            f"{path} is a broken link to {os.readlink(path)}; repair or remove it", ", or name a text with --train-file"
         )
 
 
@@ -124,7 +124,7 @@ def _require_no_obstacle(folder: Path, found: list[Path], errors: list[OSError])
     for error in errors:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
             raise CorpusError(
-                f"{error.filename} cannot be read: {files.reason(error)}; name a training text with --train-file"
+                f"{error.filename} cannot be read: {files.reason(error)}", "; name a training text with --train-file"
             )
     for path in found:
         if not path.name.startswith("."):
@@ -285,4 +285,4 @@ def text_blocks(
 
 
 def _unreadable(path: Path, reason: str) -> CorpusError:
-    return CorpusError(f"cannot read the text {path}: {reason}; name a text file")
+    return CorpusError(f"cannot read the text {path}: {reason}", "; name a text file")

@@ -46,17 +46,17 @@ def _files_of(name: str) -> Iterable[Path]:
     """Return the files that one name stands for."""
     if os.path.isdir(name):
         found = list(_files_below(Path(name)))
-        what = f"the folder {name} has no text files; put some there, or name another folder"
+        what, remedy = f"the folder {name} has no text files; put some there", ", or name another folder"
     elif is_pattern(name):
         path = Path(name)
         first = next(number for number, part in enumerate(path.parts) if _WILDCARDS.search(part))
         found = list(_matches(Path(*path.parts[:first]), path.parts[first:]))
-        what = f"no file matches {name!r}; name a text file, a folder, or another pattern"
+        what, remedy = f"no file matches {name!r}", "; name a text file, a folder, or another pattern"
     else:
         require_text(Path(name))
         return (Path(name),)
     if not found:
-        raise CorpusError(what)
+        raise CorpusError(what, remedy)
     for path in found:
         require_unbroken(path)
         require_text(path)
@@ -109,7 +109,7 @@ def _entries(folder: Path, pattern: str = "*") -> list[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except (OSError, ValueError) as error:
-        raise CorpusError(f"{folder} cannot be read: {files.reason(error)}; name another folder") from None
+        raise CorpusError(f"{folder} cannot be read: {files.reason(error)}", "; name another folder") from None
     show_hidden = pattern.startswith(".")
     return [
         folder / name

@@ -29,7 +29,7 @@ class OverfitLoader:
         self.windows_per_epoch = len(self._starts)
         if not self.windows_per_epoch:
             raise CorpusError(
-                "overfit_tiny: got no line with text, expected at least one; name another file with --train-file"
+                "overfit_tiny: got no line with text, expected at least one", "; name another file with --train-file"
             )
         ends = (*self._starts[1:], len(self._ids))
         self._lines = [self._ids[start:end][: seq_len + 1] for start, end in zip(self._starts, ends, strict=True)]

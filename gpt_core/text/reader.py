@@ -322,7 +322,7 @@ def empty(source: TextSource) -> CorpusError:
     got = "only white space" if filled else "0 bytes"
     if filled and all(_is_only_a_mark(path) for path in filled):
         got = "only a byte order mark"
-    return CorpusError(f"the text {source.name} is empty: got {got}, expected text; name another file")
+    return CorpusError(f"the text {source.name} is empty: got {got}, expected text", "; name another file")
 
 
 def _is_only_a_mark(path: Path) -> bool:

@@ -43,7 +43,8 @@ def synthetic_file(name: str) -> Path:
     if folder is None:
         raise CorpusError(
             f"the text {name} is generated in the cache folder, and the home folder is unknown; set XDG_CACHE_HOME "
-            "to a folder, or name a text with --train-file"
+            "to a folder",
+            ", or name a text with --train-file",
         )
     path = folder / "gpt-tui" / f"{name}.txt"
     try:
@@ -54,7 +55,8 @@ def synthetic_file(name: str) -> Path:
     except OSError as error:
         raise CorpusError(
             f"the text {name} cannot be written to {path}: {files.reason(error)}; set XDG_CACHE_HOME to a folder that "
-            "can be written, or name a text with --train-file"
+            "can be written",
+            ", or name a text with --train-file",
         ) from None
     return path
 

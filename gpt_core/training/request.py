@@ -8,7 +8,6 @@ the run has reached is raised (`raised_limits`), and checkpoints are saved in th
 from __future__ import annotations
 
 import math
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,15 +20,13 @@ from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.resolve import Overrides, read_overrides
 from gpt_core.config.settings import MAX_COUNT, Settings
 from gpt_core.config.validation import check_together
-from gpt_core.errors import CheckpointError, CorpusError
+from gpt_core.errors import CheckpointError, CorpusError, ResumeTextError
 from gpt_core.formats.checkpoint import Checkpoint, CheckpointInfo, read_checkpoint
 from gpt_core.text.source import text_source
 from gpt_core.training.fine_tuning import resolve_new
 
 Newest = Literal["newest"]
 """The newest valid checkpoint of the models folder."""
-
-_NAME_A_TEXT = re.compile(r"(; |, or )name a(nother)? (training text|text file|text|file)( with --train-file)?$")
 
 
 class LoadedCheckpoint:
@@ -58,7 +55,7 @@ class RunRequest:
         preset_name: Preset that the settings are based on, "" if unknown.
         resume: Checkpoint to resume, "newest" for the newest valid one in `models_dir`, None for a new run.
         as_saved: Resume with the settings that are saved in the checkpoint. Always so for "newest".
-        changes: Settings that override the saved ones where `as_saved` applies.
+        changes: Settings that override the saved ones, and those of `settings`, where `as_saved` applies.
         overwrite: Replace the checkpoints of another run in the folder.
         passed_over: One line per damaged checkpoint that is newer than `resume`; the run reports them as warnings.
         raised: One line per limit that the run to resume had reached and that was raised for it; also warnings.
@@ -77,6 +74,11 @@ class RunRequest:
     model_reason: str = ""
     loaded: LoadedCheckpoint = field(default_factory=LoadedCheckpoint, compare=False, repr=False)
 
+    def with_changes(self, **changes: object) -> RunRequest:
+        """Return the request with other values of some settings, also where `as_saved` applies."""
+        settings = msgspec.structs.replace(self.settings, **changes)
+        return replace(self, settings=settings, changes={**self.changes, **changes})
+
     def located(self) -> RunRequest:
         """Return the request with the checkpoint to resume, read and verified, and the settings to use.
 
@@ -93,7 +95,7 @@ class RunRequest:
         if not (self.as_saved or self.resume == "newest"):
             return request
         here = {"threads": self.settings.threads, "models_dir": self.settings.models_dir}
-        settings = settings_to_resume(checkpoint, **here, **self.changes)
+        settings = settings_to_resume(checkpoint, **(here | dict(self.changes)))
         check_together(settings)
         return replace(request, settings=settings, preset_name=checkpoint.preset)
 
@@ -157,16 +159,19 @@ def request_with(overrides: Overrides, *, resume: Path | Newest | None = None, o
 
 def text_error(error: CorpusError, settings: Settings, checkpoint: Checkpoint | None) -> CorpusError:
     """Return the error for a text of a run; on a resume, a text that was not named now is that of the run."""
-    if checkpoint is None or getattr(settings, error.setting) != getattr(checkpoint.settings, error.setting):
+    if checkpoint is None:
         return error
-    return text_of_run_error(error, str(checkpoint.path), f"name it with --{error.setting.replace('_', '-')}")
+    if getattr(settings, error.setting) == getattr(checkpoint.settings, error.setting):
+        remedy = f"name it with --{error.setting.replace('_', '-')}"
+        error = text_of_run_error(error, str(checkpoint.path), remedy)
+    return ResumeTextError(error.reason, error.remedy, error.setting)
 
 
 def text_of_run_error(error: CorpusError, name: str, remedy: str) -> CorpusError:
     """Return the error for a text that the run of a checkpoint names, with `remedy` where the text has moved."""
     explained = CorpusError(
-        f"{_NAME_A_TEXT.sub('', str(error))}; it is the text of the run of {name}: run the command in the folder of "
-        f"that run, or {remedy}"
+        f"{error.reason}; it is the text of the run of {name}",
+        f": run the command in the folder of that run, or {remedy}",
     )
     explained.setting = error.setting
     return explained
@@ -191,8 +196,8 @@ def load_checkpoint(resume: Path | Newest, models_dir: Path) -> tuple[Checkpoint
     if found.checkpoint is None:
         reasons = "; ".join(damaged.error for damaged in found.damaged)
         raise CheckpointError(
-            f"nothing to resume in {models_dir}: no valid checkpoint{f' ({reasons})' if reasons else ''}; name one "
-            "with --resume FILE, choose another folder with --models-dir, or start a new run"
+            f"nothing to resume in {models_dir}: no valid checkpoint{f' ({reasons})' if reasons else ''}",
+            "; name one with --resume FILE, choose another folder with --models-dir, or start a new run",
         )
     return found.checkpoint, tuple(damaged.error for damaged in found.damaged)
 

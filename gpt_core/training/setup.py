@@ -17,7 +17,7 @@ from gpt_core.config.resolve import check_resumable
 from gpt_core.config.settings import Settings
 from gpt_core.config.validation import READING
 from gpt_core.distributed.communicator import SINGLE_PROCESS, Communicator
-from gpt_core.errors import CheckpointError, CorpusError
+from gpt_core.errors import CheckpointError, CorpusError, ResumeTextError
 from gpt_core.formats.checkpoint import Checkpoint, TrainingState, new_run_id, same_eval_text
 from gpt_core.formats.checkpoint_header import TRAINED
 from gpt_core.kernels import compute_threads, threads, threads_warning
@@ -317,16 +317,16 @@ def texts_of_ranks(
 
 
 def check_same_text(checkpoint: Checkpoint, settings: Settings, text: TokenStream) -> None:
-    """Check that a resumed run has the text it started with, unless another was requested. Raises CheckpointError."""
+    """Check that a resumed run has the text it started with, unless another was requested. Raises ResumeTextError."""
     named_another = any(
         getattr(settings, name) != getattr(checkpoint.settings, name)
         for name in ("train_file", "synthetic_text", *READING)
     )
     if text.sha256 != checkpoint.corpus_sha256 and not named_another:
-        raise CheckpointError(
+        raise ResumeTextError(
             f"{checkpoint.path} was trained on another text: SHA-256 {checkpoint.corpus_sha256[:12]}…, got "
-            f"{text.name or 'lines'} with {text.sha256[:12]}…; restore that text, or resume with "
-            "a copy of this one under another name (--train-file)"
+            f"{text.name or 'lines'} with {text.sha256[:12]}…",
+            "; restore that text, or resume with a copy of this one under another name (--train-file)",
         )
 
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from gpt_core.config.settings import Settings
-from gpt_core.errors import CheckpointError
+from gpt_core.errors import CheckpointError, ResumeTextError
 from gpt_core.formats.checkpoint import TrainingState, peek_checkpoint, read_checkpoint
 from gpt_core.formats.training_state import Plan
 from gpt_core.model.gpt import GPT
@@ -153,7 +153,7 @@ def test_a_resume_with_another_text_is_refused_unless_it_is_requested(tmp_path: 
     settings = tiny_settings(tmp_path / "run", max_steps=3)
     text = Path(settings.train_file)
     text.write_text(text.read_text() + "\nOne more line than before.\n")
-    with pytest.raises(CheckpointError, match="another text"):
+    with pytest.raises(ResumeTextError, match="another text"):
         open_run(settings, resume=tmp_path / "run" / LATEST)
     other = tmp_path / "other.en"
     text.rename(other)

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from gpt_core.config.settings import Settings
-from gpt_core.errors import CheckpointError, ConfigError, CorpusError
+from gpt_core.errors import CheckpointError, ConfigError, CorpusError, ResumeTextError
 from gpt_core.training.events import RunStarted
 from gpt_core.training.request import RunRequest, resolve_request
 from gpt_core.training.setup import open_run
@@ -100,6 +100,23 @@ def test_as_saved_takes_threads_and_folder_of_the_request(trained: Path) -> None
     assert request.located() is request
 
 
+def test_changes_override_every_setting_of_a_resume_as_saved(trained: Path, tmp_path: Path) -> None:
+    here = Settings(models_dir=str(trained / "models"), threads=1)
+    changes = {"threads": 2, "models_dir": str(tmp_path), "max_steps": 9}
+    request = RunRequest(here, resume=trained / "models" / LATEST, as_saved=True, changes=changes).located()
+    assert {name: getattr(request.settings, name) for name in changes} == changes
+    request = RunRequest(here, resume="newest", changes={"threads": 2}).located()
+    assert (request.settings.threads, request.settings.models_dir) == (2, here.models_dir)
+
+
+@pytest.mark.parametrize("as_saved", [False, True])
+def test_a_request_with_changes_keeps_those_that_it_has(trained: Path, as_saved: bool) -> None:
+    saved = tiny_settings(trained)
+    request = RunRequest(saved, resume=trained / "models" / LATEST, as_saved=as_saved).with_changes(max_steps=9)
+    changed = request.with_changes(train_file="other.en").located().settings
+    assert (changed.max_steps, changed.train_file, changed.eval_file) == (9, "other.en", saved.eval_file)
+
+
 def test_a_missing_text_is_reported_before_the_run_is_opened(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="missing"):
         resolve_request(options={"train_file": str(tmp_path / "missing.txt")})
@@ -116,15 +133,16 @@ def test_a_missing_text_of_a_resumed_run_is_explained(tmp_path: Path, setting: s
         lambda: resolve_request(resume=checkpoint),
         lambda: open_run(RunRequest(here, resume=checkpoint, as_saved=True)),
     ):
-        with pytest.raises(CorpusError) as caught:
+        with pytest.raises(ResumeTextError) as caught:
             resume()
-        assert str(caught.value) == (
-            f"cannot read the text {text}: No such file or directory; it is the text of the run of {checkpoint}: run "
-            f"the command in the folder of that run, or name it with {option}"
-        )
+        reason = f"cannot read the text {text}: No such file or directory; it is the text of the run of {checkpoint}"
+        assert caught.value.reason == reason
+        remedy = f": run the command in the folder of that run, or name it with {option}"
+        assert str(caught.value) == reason + remedy
         assert caught.value.setting == setting
-    with pytest.raises(CorpusError, match=r"typed: No such file or directory; name a text file$"):
+    with pytest.raises(ResumeTextError, match=r"typed: No such file or directory; name a text file$") as caught:
         resolve_request(options={setting: str(tmp_path / "typed")}, resume=checkpoint)
+    assert caught.value.setting == setting
 
 
 def test_a_loaded_checkpoint_is_used_by_one_run_and_read_again_for_the_next(trained: Path) -> None:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from gpt_core.config.presets import preset
-from gpt_core.errors import CheckpointError, CorpusError
+from gpt_core.errors import CorpusError, ResumeTextError
 from gpt_core.text.synthetic import INDUCTION, REPEATS, induction_text, synthetic_file
 from gpt_core.training import events as ev
 from gpt_core.training import setup
@@ -96,7 +96,7 @@ def test_a_resume_with_another_text_is_refused_unless_it_is_named(
 ) -> None:
     list(setup.open_run(small_run(tmp_path)).events())
     monkeypatch.setattr("gpt_core.training.setup.synthetic_file", lambda _: write_texts(tmp_path)[0])
-    with pytest.raises(CheckpointError, match="was trained on another text"):
+    with pytest.raises(ResumeTextError, match="was trained on another text"):
         setup.open_run(resolve_request(resume=tmp_path / LATEST, options={"max_steps": 6}))
 
 
