@@ -296,15 +296,16 @@ class GptApp(App[None]):
 
     def _run_ended(self) -> None:
         failure = self.controller.failure
-        asking = self._exit_code is None and failure is not None and failure.run_exists
-        self.main.show_end(failure.message if failure else "", run_exists=asking)
+        asking = self._exit_code is None and failure is not None and failure.has_remedy
+        self.main.show_end(asks=asking)
         if self.lost is not None or self.controller.fatal is not None:
             self.exit(return_code=EXIT_FAILED)
         elif self._exit_code is not None or self.controller.exit_code:
             self._end(self._exit_code or self.controller.exit_code)
-        elif failure and not asking:
+        elif failure and not (asking and failure.run_exists):
             self.main.banner.say(failure.message, "bad")
-            self.notify(failure.message, title="run failed", severity="error", timeout=15, markup=False)
+            if not asking:
+                self.notify(failure.message, title="run failed", severity="error", timeout=15, markup=False)
 
     def watch_sub_title(self, state: str) -> None:
         """Show the state of the run in the title of the browser page, where there is one."""

@@ -136,18 +136,19 @@ class MainScreen(Screen[None]):
         if self.tab == "train" and not self._controller.alive:
             self.train.show_ages(self._controller.status())
 
-    def show_end(self, failure: str = "", *, run_exists: bool = False) -> None:
+    def show_end(self, *, asks: bool = False) -> None:
         """Show that a run has ended.
 
         Args:
-            failure: Why it failed, "" if it did not.
-            run_exists: True if it failed because of an existing run; a dialog asks what to do.
+            asks: Ask what helps against its failure.
         """
+        failure = self._controller.failure
         self.train.read_preview()
-        if run_exists:
-            self.train.ask_about_existing_run(failure)
-        elif self._controller.kept and not failure:
-            self.banner.say(self._controller.kept)
+        if failure is None:
+            if self._controller.kept:
+                self.banner.say(self._controller.kept)
+        elif asks:
+            self.train.ask_about_failure(failure)
 
     def ask_about_unsaved_run(self, answered: Callable[[str | None], None]) -> None:
         """Ask what to do with a run whose last save failed."""

@@ -78,7 +78,8 @@ def choose_in_thread(choose: Callable[[], RunRequest], post: Callable[[Message],
         try:
             chosen = BudgetChosen(choose, choose())
         except Exception as error:
-            chosen = BudgetChosen(choose, None, one_line(str(error) or type(error).__name__))
+            problem = error.reason if isinstance(error, GptError) else str(error)
+            chosen = BudgetChosen(choose, None, one_line(problem or type(error).__name__))
         post(chosen)
 
     # a daemon thread, so that the program exits without waiting for the measurement
@@ -161,7 +162,7 @@ class Prober:
         try:
             texts = self._probes.texts(settings)
         except (GptError, OSError) as error:
-            texts_problem = one_line(str(error))
+            texts_problem = one_line(error.reason if isinstance(error, GptError) else str(error))
             setting = "init_from" if isinstance(error, CheckpointError) else getattr(error, "setting", "train_file")
         self._post(TextsRead(number, texts, texts_problem, setting))
         needed = memory_here(settings, threads_of(settings), texts, self._probes.hosts).total

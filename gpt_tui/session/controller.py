@@ -14,7 +14,7 @@ from textual.message import Message
 
 from gpt_core.config.settings import Settings
 from gpt_core.distributed.communicator import RankError
-from gpt_core.errors import GptError, RunExistsError
+from gpt_core.errors import GptError, ResumeTextError, RunExistsError
 from gpt_core.formats.training_state import TrainingState
 from gpt_core.model.parameters import Parameters
 from gpt_core.progress import Progress
@@ -75,10 +75,22 @@ class OpenRun(Protocol):
 
 
 class Failure(NamedTuple):
-    """Reason why a run could not start or continue, in one line. `run_exists`: its folder has another run."""
+    """Reason why a run could not start or continue.
+
+    Attributes:
+        message: The reason, in one line.
+        run_exists: True if the folder of the run has another one.
+        missing_text: Setting that has to name the text of the resumed run, "" for another reason.
+    """
 
     message: str
     run_exists: bool = False
+    missing_text: str = ""
+
+    @property
+    def has_remedy(self) -> bool:
+        """True if the app can ask for what helps."""
+        return self.run_exists or bool(self.missing_text)
 
 
 class OpeningStoppedError(Exception):
@@ -337,7 +349,8 @@ class TrainingController:
         if self._end_run is not None and (has_begun or isinstance(error, RankError)):
             self.fatal = error
         elif isinstance(error, GptError):
-            self._fail(Failure(one_line(str(error)), isinstance(error, RunExistsError)))
+            missing_text = error.setting if isinstance(error, ResumeTextError) else ""
+            self._fail(Failure(one_line(error.reason), isinstance(error, RunExistsError), missing_text))
         else:
             where = log_traceback(self._log_path, error)
             self._fail(Failure(f"{type(error).__name__}: {one_line(str(error), 200)} {where}"))

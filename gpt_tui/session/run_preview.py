@@ -101,7 +101,7 @@ def read_preview(
             note=one_line(text_note(settings, train)),
         )
     except GptError as error:
-        return preview._replace(problem=one_line(str(error)))
+        return preview._replace(problem=one_line(error.reason))
     except OSError as error:
         return preview._replace(problem=f"{one_line(str(error.filename))} cannot be read: {error.strerror}")
 

@@ -101,10 +101,9 @@ def unsaved_question(error: str) -> ChoiceScreen:
 def run_exists_question(error: str, beside: str, *, can_resume: bool) -> ChoiceScreen:
     """Ask whether to resume the run in the folder of a new one, to start in `beside`, or to replace it."""
     resume = (Choice("r", "Resume this run", "resume"),) if can_resume else ()
-    what, _, _options = error.partition("; ")  # the rest names options of the command line
     return ChoiceScreen(
         "This folder already has a run",
-        f"{what}. Replacing them removes them at the first save of the new run.",
+        f"{error}. Replacing them removes them at the first save of the new run.",
         (
             *resume,
             Choice("b", f"Start beside it, in {one_line(beside)}", "beside"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpt_core.errors import CorpusError, RunExistsError
+from gpt_core.errors import CorpusError, ResumeTextError, RunExistsError
 from gpt_core.training import events as ev
 from gpt_core.training.request import RunRequest
 from gpt_tui.session.controller import TrainingController
@@ -162,8 +162,15 @@ def test_an_error_for_the_user_is_shown_as_one_line(bench: Bench, tmp_path: Path
     bench.controller.start(bench.request)
     bench.until_ended()
     assert bench.controller.phase is Phase.FAILED
-    assert bench.controller.failure == ("no training text: put one there", False)
+    assert bench.controller.failure == ("no training text: put one there", False, "")
     assert not (tmp_path / "gpt-tui.log").exists()
+
+
+def test_a_resume_without_its_text_says_which_setting_has_to_name_it(bench: Bench):
+    bench.opener.error = ResumeTextError("cannot read the text", ": name it with --eval-file", "eval_file")
+    bench.controller.start(replace(bench.request, resume="newest"))
+    bench.until_ended()
+    assert bench.controller.failure == ("cannot read the text", False, "eval_file")
 
 
 def test_an_unexpected_error_is_one_line_with_a_logged_traceback(bench: Bench, tmp_path: Path):

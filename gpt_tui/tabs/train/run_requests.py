@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from textual import on, work
@@ -15,16 +16,18 @@ from textual.message import Message
 
 from gpt_core.checkpoints.folders import next_free_folder
 from gpt_core.config.settings import Settings
-from gpt_core.errors import CheckpointError, GptError
+from gpt_core.config.validation import checked, names_as_text, parsed
+from gpt_core.errors import CheckpointError, ConfigError, GptError
 from gpt_core.formats.checkpoint_header import CheckpointInfo, peek_checkpoint
 from gpt_core.training.fine_tuning import full_rates, settings_to_fine_tune
 from gpt_core.training.request import RunRequest
 from gpt_tui.new_run.probe import BudgetChosen, Probes, choose_in_thread
 from gpt_tui.new_run.screen import FormState, SetupResult, SetupScreen, copied_form_state
-from gpt_tui.session.controller import TrainingController
+from gpt_tui.session.controller import Failure, TrainingController
 from gpt_tui.session.overfit_folder import overfit_folder
 from gpt_tui.session.run_preview import RunPreview, read_preview, shown_path, stored_checkpoints
 from gpt_tui.shared.dialogs import run_exists_question
+from gpt_tui.shared.file_name_dialog import FileNameScreen
 from gpt_tui.shared.keymap import shown_keys
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.train.key_hints import KeyHints
@@ -33,6 +36,8 @@ from gpt_tui.tabs.train.presenter import next_budget, why_not
 from gpt_tui.tabs.train.resume_dialog import ResumeScreen, end_of_run
 from gpt_tui.tabs.train.welcome import Welcome
 
+RESUME_TEXT = "Name the file, and press Enter to resume the run with it (Esc: cancel)."
+
 
 def header_of(path: Path) -> CheckpointInfo | None:
     """Return the header of a checkpoint, None if it is not valid: the run that opens it reports why."""
@@ -40,6 +45,13 @@ def header_of(path: Path) -> CheckpointInfo | None:
         return peek_checkpoint(path)
     except CheckpointError:
         return None
+
+
+def info_to_resume(request: RunRequest) -> CheckpointInfo | None:
+    """Return the header of the checkpoint that a request resumes, None if there is no valid one."""
+    if isinstance(request.resume, Path):
+        return header_of(request.resume)
+    return stored_checkpoints(request.settings.models_dir).resumable
 
 
 class RunRequests(Vertical):
@@ -191,6 +203,36 @@ class RunRequests(Vertical):
             case "overwrite":
                 self.request_run(replace(request, overwrite=True))
 
+    def ask_about_failure(self, failure: Failure) -> None:
+        """Ask what helps against the failure of a start: another folder, or the name of a text."""
+        if failure.run_exists:
+            self.ask_about_existing_run(failure.message)
+        else:
+            self.ask_for_text(failure)
+
+    @work(exclusive=True, group="request")
+    async def ask_for_text(self, failure: Failure) -> None:
+        """Ask for the text that a run could not be resumed without, and resume the run with it.
+
+        The proposed name is the one that was typed last, else that of the next run, else that of the run itself.
+        """
+        request, setting = self._controller.request, failure.missing_text
+        assert request is not None
+        proposed: Any = request.changes.get(setting) or getattr(self.settings, setting)
+        if not proposed:
+            info = await asyncio.to_thread(info_to_resume, request)
+            proposed = getattr(info.settings, setting) if info else ""
+        title = f"Where is the {'training' if setting == 'train_file' else 'eval'} text of this run?"
+        name, problem = names_as_text(proposed), failure.message
+        while name := await self.app.push_screen_wait(FileNameScreen(title, f"{problem}. {RESUME_TEXT}", name)):
+            try:
+                named = checked(setting, parsed(setting, name))
+            except ConfigError as error:
+                problem = one_line(error.reason)
+            else:
+                self.request_run(request.with_changes(**{setting: named}))
+                return
+
     def action_start(self) -> None:
         """Start a new run, once its settings are chosen."""
         if self._choosing is not None:
@@ -252,7 +294,7 @@ class RunRequests(Vertical):
         try:
             resolved = await asyncio.to_thread(settings_to_fine_tune, path, self.settings)
         except GptError as error:
-            self.notify(one_line(str(error)), severity="error", markup=False)
+            self.notify(one_line(error.reason), severity="error", markup=False)
             return
         await self._set_up(copied_form_state(resolved.settings, resolved.preset), focus="train_file")
 
