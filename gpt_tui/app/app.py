@@ -53,6 +53,7 @@ from gpt_tui.tabs.train.presenter import next_steps
 
 DRAIN_INTERVAL_S = 0.25
 COLLECT_INTERVAL_S = 60.0
+NOT_SAVED = "not saved"
 NEVER = 1_000_000  # collections of the young generations per full collection
 PACKAGE = Path(__file__).parents[1]
 STYLES: list[str | PurePath] = [PACKAGE / name for name in (
@@ -271,11 +272,14 @@ class GptApp(App[None]):
 
     def _announce(self, event: AnyEvent) -> None:
         match event:
-            case CheckpointSaved(path=path, step=step) if self.controller.take_requested_save(event):
-                self.notify(f"saved {one_line(PurePath(path).stem)} at step {integer(step)}", markup=False)
+            case CheckpointSaved(path=path, step=step):
+                if self.main.banner.text.startswith(NOT_SAVED):
+                    self.main.banner.say("")
+                if self.controller.take_requested_save(event):
+                    self.notify(f"saved {one_line(PurePath(path).stem)} at step {integer(step)}", markup=False)
             case SaveFailed(error=error):
-                self.notify(one_line(error), title="not saved", severity="error", timeout=15, markup=False)
-                self.main.banner.say(f"not saved: {error}", "bad")
+                self.notify(one_line(error), title=NOT_SAVED, severity="error", timeout=15, markup=False)
+                self.main.banner.say(f"{NOT_SAVED}: {error}", "bad")
             case EvalCompleted(step=step) if (found := self.controller.run.used_up) and found.step == step:
                 self.notify(advice(self.controller.run), title="text used up", timeout=30, markup=False)
             case LossDiverged(step=step):
@@ -374,7 +378,7 @@ class GptApp(App[None]):
             elif answer == "discard":
                 self.controller.stop(save=False, may_ask=True)
             else:
-                self.main.banner.say("not saved (w: try again, q: quit)", "bad")
+                self.main.banner.say(f"{NOT_SAVED} (w: try again, q: quit)", "bad")
 
         self.main.ask_about_unsaved_run(answered)
 

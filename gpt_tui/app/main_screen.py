@@ -143,7 +143,7 @@ class MainScreen(Screen[None]):
             asks: Ask what helps against its failure.
         """
         failure = self._controller.failure
-        self.train.read_preview()
+        self.train.read_preview(after_run=True)
         if failure is None:
             if self._controller.kept:
                 self.banner.say(self._controller.kept)
@@ -231,6 +231,13 @@ class MainScreen(Screen[None]):
             self._models.use_folder(request.settings.models_dir)
         self.go("train")
         self.show(at_once=True)
+
+    @on(TrainTab.FailureDismissed)
+    def _failure_dismissed(self, message: TrainTab.FailureDismissed) -> None:
+        message.stop()
+        if not self._controller.alive and self._controller.failure is None:  # else the banner is on the next run
+            self.banner.say("")
+            self.show(at_once=True)
 
     @on(TrainTab.SurpriseRequested)
     def _surprise_requested(self, message: TrainTab.SurpriseRequested) -> None:

@@ -174,6 +174,14 @@ class TrainingController:
         self._thread.start()
         return True
 
+    def dismiss_failure(self) -> bool:
+        """Forget why a run could not start, once its cause may be gone. Return True if there was such a failure."""
+        failed = not self.alive and self.failure is not None and not self.failure.run_exists
+        if not failed or self.run.started is not None:  # the failure of a run that has started is part of its end
+            return False
+        self.failure = None
+        return True
+
     def pause(self) -> None:
         """Pause after the current step."""
         if self._requests:

@@ -14,7 +14,7 @@ import gpt_tui.tabs.train.welcome
 from gpt_core.errors import CorpusError, RunExistsError
 from gpt_core.formats.checkpoint import read_checkpoint, write_checkpoint
 from gpt_core.formats.training_state import Plan
-from gpt_core.training.events import EvalProgressed
+from gpt_core.training.events import EvalProgressed, SaveFailed
 from gpt_tui.charts.chart import Chart
 from gpt_tui.charts.series import nearest_row
 from gpt_tui.charts.view import ChartView
@@ -355,6 +355,48 @@ async def test_an_error_for_the_user_is_shown_without_markup(tmp_path: Path):
     opener = FakeOpen(error=CorpusError("no training text: put one at [b]data/raw[/b]"))
     async with running_app(tmp_path, opener=opener, autostart=True) as bench:
         await bench.until_seen("✗ no training text: put one at [b]data/raw[/b]")
+
+
+async def set_up_and_leave(bench: AppBench, layers: str) -> None:
+    """Open the set-up screen, type a number of layers if there is one, and leave it."""
+    await bench.pilot.press("u")
+    await bench.until_seen("Set up a run")
+    if layers:
+        bench.app.screen.query_one("#setting-layers", Input).value = layers
+        await bench.pilot.pause()
+    await bench.pilot.press("escape")
+    await bench.until(lambda: bench.app.screen is bench.app.main)
+
+
+@pytest.mark.parametrize("layers", [pytest.param("3", marks=pytest.mark.essential), ""])
+async def test_the_failure_of_a_start_is_shown_until_the_next_run_is_looked_at_again(tmp_path: Path, layers: str):
+    opener = FakeOpen(error=CorpusError("the disk is full"))
+    async with running_app(tmp_path, size=(120, 40), opener=opener, autostart=True) as bench:
+        await bench.until_seen("✗ the disk is full")
+        assert "✗ failed" in bench.text()
+        await set_up_and_leave(bench, layers)
+        await bench.until(lambda: "✗" not in bench.text())
+        assert bench.phase is Phase.IDLE
+        assert not bench.app.main.banner.display
+
+
+async def test_the_failure_of_a_run_is_shown_as_long_as_its_charts(tmp_path: Path):
+    opener = FakeOpen(fail_at={40: ZeroDivisionError("so it goes")})
+    async with running_app(tmp_path, size=(120, 40), opener=opener, autostart=True) as bench:
+        await bench.until_seen("✗ ZeroDivisionError: so it goes")
+        await set_up_and_leave(bench, "3")
+        await bench.settled()
+        assert "✗ failed" in bench.text()
+        assert "✗ ZeroDivisionError: so it goes" in bench.text()
+
+
+async def test_a_failed_save_is_shown_until_the_next_one(tmp_path: Path):
+    async with running_app(tmp_path, size=(120, 40), autostart=True) as bench:
+        await bench.until_step(5)
+        bench.app._announce(SaveFailed("latest", "x", 5, "disk full"))
+        await bench.until_seen("✗ not saved: disk full")
+        await bench.pilot.press("w")
+        await bench.until(lambda: not bench.app.main.banner.display)
 
 
 @pytest.mark.parametrize(

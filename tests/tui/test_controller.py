@@ -166,6 +166,25 @@ def test_an_error_for_the_user_is_shown_as_one_line(bench: Bench, tmp_path: Path
     assert not (tmp_path / "gpt-tui.log").exists()
 
 
+def test_the_failure_of_a_start_has_no_options_of_the_command_line_and_can_be_dismissed(bench: Bench):
+    bench.opener.error = CorpusError("no training text; create it", ", or name a text with --train-file")
+    bench.controller.start(bench.request)
+    assert not bench.controller.dismiss_failure()
+    bench.until_ended()
+    assert bench.controller.failure == ("no training text; create it", False, "")
+    assert bench.controller.dismiss_failure()
+    assert bench.controller.phase is Phase.IDLE
+    assert not bench.controller.dismiss_failure()
+
+
+def test_the_failure_of_a_run_that_has_started_is_part_of_its_end(bench: Bench):
+    bench.opener.fail_at = {7: ZeroDivisionError("so it goes")}
+    bench.controller.start(bench.request)
+    bench.until_ended()
+    assert not bench.controller.dismiss_failure()
+    assert bench.controller.phase is Phase.FAILED
+
+
 def test_a_resume_without_its_text_says_which_setting_has_to_name_it(bench: Bench):
     bench.opener.error = ResumeTextError("cannot read the text", ": name it with --eval-file", "eval_file")
     bench.controller.start(replace(bench.request, resume="newest"))

@@ -67,6 +67,9 @@ class RunRequests(Vertical):
     class RunRequested(Message):
         """A run has been requested and is opening."""
 
+    class FailureDismissed(Message):
+        """The failure of a run that could not start is no longer shown, as its cause may be gone."""
+
     class SettingsChanged(Message):
         """The settings of the next run have changed."""
 
@@ -112,8 +115,14 @@ class RunRequests(Vertical):
 
     # -- preview and settings
 
-    def read_preview(self) -> None:
-        """Find the text and the checkpoints of the next run, in a thread."""
+    def read_preview(self, *, after_run: bool = False) -> None:
+        """Find the text and the checkpoints of the next run, in a thread.
+
+        Args:
+            after_run: True at the end of a run. Else this dismisses its failure, if it could not start.
+        """
+        if not after_run and self._controller.dismiss_failure():
+            self.post_message(self.FailureDismissed())
         self.run_worker(self._read_preview, thread=True, exclusive=True, group="preview", exit_on_error=False)
 
     def _read_preview(self) -> None:
