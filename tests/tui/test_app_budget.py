@@ -104,6 +104,41 @@ async def test_a_start_during_the_measurement_waits_for_what_is_chosen(tmp_path:
 
 
 @pytest.mark.slow
+async def test_the_run_that_the_key_resumes_is_named_during_the_measurement(tmp_path: Path) -> None:
+    saved_model(tmp_path, "latest", 100, seed=1)
+    measured = threading.Event()
+
+    async with first_start(tmp_path, when(measured)) as bench:
+        await bench.until_seen("timing a few steps")
+        assert re.search(r" r +Resume \(step 100, saved .* ago\)", bench.text())
+        await bench.pilot.press("s")
+        await bench.until_seen("The run starts after that (Esc: cancel).")
+        assert "Resume (step 100" in bench.text()
+        await bench.pilot.press("r")
+        await bench.until_step(101)
+        assert [request.resume for request in bench.opener.requests] == ["newest"]
+        measured.set()
+        await bench.pilot.press("x")
+        await bench.until(lambda: not bench.app.controller.alive)
+        await bench.pilot.pause()
+        assert len(bench.opener.requests) == 1
+
+
+@pytest.mark.slow
+async def test_the_measurement_is_shown_until_it_ends(tmp_path: Path) -> None:
+    measured = threading.Event()
+
+    async with first_start(tmp_path, when(measured)) as bench:
+        await bench.until_seen("timing a few steps")
+        saved_model(tmp_path, "latest", 100, seed=1)
+        bench.app.main.train.read_preview()
+        await bench.until_seen("Resume (step 100")
+        assert "timing a few steps" in bench.text()
+        measured.set()
+        await bench.until_seen("because 5 minutes are enough")
+
+
+@pytest.mark.slow
 async def test_escape_cancels_a_start_during_the_measurement(tmp_path: Path) -> None:
     measured = threading.Event()
 

@@ -111,10 +111,13 @@ class TrainTab(RunRequests):
         if minutes and self._controller.phase is Phase.IDLE and not message.preview.problem:
             self.choose_budget(minutes)  # its preview follows
         elif not self._controller.alive and self._controller.run.started is None:  # else the view is hidden
-            self.query_one(Welcome).show_preview(
-                message.preview, self._next.changes, self._shown_keys(), self._next.model_reason
-            )
-            self._start_countdown()
+            if self._choosing is not None:
+                self._start_when_chosen(self._starts_when_chosen)
+            else:
+                self.query_one(Welcome).show_preview(
+                    message.preview, self._next.changes, self._shown_keys(), self._next.model_reason
+                )
+                self._start_countdown()
         self.show_allowed()
 
     @on(RunRequests.RunRequested)

@@ -185,9 +185,7 @@ def possible_actions(
     if has_budget and not is_changed and not preview.problem:
         actions.append(("next_budget", budget_choice(preview.settings.minutes)))
     if resumable := preview.stored.resumable:
-        folder = resumable.path.parent
-        name = "" if folder == PurePath(preview.settings.models_dir) else f"{shown_path(folder)} "
-        actions.append(("resume", f"Resume {name}({step_and_age(resumable, preview.now_s)})"))
+        actions.append(("resume", resume_choice(preview.settings, resumable, preview.now_s)))
     if not preview.problem:
         actions.append(("overfit", f"Self-test: memorize {counted(preview.settings.overfit_lines, 'line')}"))
     actions.append(("setup", "Change model, text or learning rate"))
@@ -205,6 +203,19 @@ def budget_choice(minutes: float) -> str:
     while (following := next_budget(others[-1])) not in (first, minutes):
         others.append(following)
     return f"Train for {minutes_text(first)} (again: {', '.join(map(minutes_text, others))})"
+
+
+def resume_choice(settings: Settings, resumable: CheckpointInfo, now_s: float) -> str:
+    """Return the run that the key resumes: `Resume models-2 (step 258, saved 48 s ago)`.
+
+    Args:
+        settings: Settings of the next run, whose folder is not named.
+        resumable: Checkpoint to resume.
+        now_s: Time at which it is shown, in seconds since the epoch.
+    """
+    folder = resumable.path.parent
+    name = "" if folder == PurePath(settings.models_dir) else f"{shown_path(folder)} "
+    return f"Resume {name}({step_and_age(resumable, now_s)})"
 
 
 def step_and_age(info: CheckpointInfo, now_s: float) -> str:

@@ -141,8 +141,7 @@ class RunRequests(Vertical):
         """Measure this machine, in a thread, and take the settings that follow from a time budget."""
         assert self._probes.budget is not None
         self._choosing, self._minutes = partial(self._probes.budget, minutes), minutes
-        self._starts_when_chosen = False
-        self.query_one(Welcome).show_measuring(minutes)
+        self._start_when_chosen(False)
         choose_in_thread(self._choosing, self.post_message)
 
     @on(BudgetChosen)
@@ -167,7 +166,7 @@ class RunRequests(Vertical):
     def request_run(self, request: RunRequest) -> None:
         """Start a run, unless one is in progress."""
         if self._controller.start(request):
-            self._starts_when_chosen = False
+            self._choosing, self._starts_when_chosen = None, False
             self.query_one(Welcome).stop_measuring()
             self.cancel_countdown()
             self.post_message(self.RunRequested())
@@ -251,7 +250,7 @@ class RunRequests(Vertical):
 
     def _start_when_chosen(self, starts: bool) -> None:
         self._starts_when_chosen = starts
-        self.query_one(Welcome).show_start_after_measuring(starts=starts)
+        self.query_one(Welcome).show_measuring(self._minutes, self.preview, self._shown_keys(), starts=starts)
 
     def _start(self) -> None:
         self.request_run(RunRequest(self.settings, self._next.preset_name, model_reason=self._next.model_reason))

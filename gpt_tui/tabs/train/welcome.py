@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from textual import on
@@ -25,7 +25,7 @@ from gpt_tui.shared.row_rendering import render_keys
 from gpt_tui.shared.rows import TONE_STYLES
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.train.countdown import CountdownLine
-from gpt_tui.tabs.train.presenter import minutes_text, possible_actions, preview_rows
+from gpt_tui.tabs.train.presenter import minutes_text, possible_actions, preview_rows, resume_choice
 from gpt_tui.tabs.train.welcome_text import Panel, fitted_rows, runs_panel, sample_panel, with_estimate
 
 LABEL_WIDTH = 11
@@ -35,6 +35,19 @@ MAX_TEXT_WIDTH, MARGIN = 84, 8
 KEYS_MARGIN = 4  # rows around the list of keys
 MIN_WITH_KEYS = (170, 44)  # size of a terminal with room for the list of keys
 OTHER_LINES = 5  # title, countdown, and the empty lines between
+
+
+def action_lines(actions: Sequence[tuple[str, str]], keys: Mapping[str, str]) -> list[Content]:
+    """Return a line per action, with its key.
+
+    Args:
+        actions: Actions with their labels.
+        keys: The displayed key of each action.
+    """
+    width = max(len(keys[action]) for action, _ in actions)
+    return [
+        Content.assemble((f" {keys[action].center(width)} ", "bold reverse"), f"  {label}") for action, label in actions
+    ]
 
 
 class Welcome(VerticalScroll):
@@ -66,7 +79,6 @@ class Welcome(VerticalScroll):
         self._model_reason = ""
         self._estimate = RunEstimate()
         self._recent = RecentRuns()
-        self._measuring = Content("")
 
     def compose(self) -> ComposeResult:
         """Compose the preview with the countdown, the recent runs beside it, and the keys."""
@@ -147,20 +159,28 @@ class Welcome(VerticalScroll):
             self._estimate = self._estimate._replace(time=message.step_time, time_problem=message.problem)
             self._draw()
 
-    def show_measuring(self, minutes: float) -> None:
-        """Show that this machine is measured for a time budget; the measurement of the preview stops."""
+    def show_measuring(
+        self, minutes: float, preview: RunPreview, keys: Mapping[str, str], *, starts: bool = False
+    ) -> None:
+        """Show that this machine is measured for a time budget; the measurement of the preview stops.
+
+        Args:
+            minutes: The time budget.
+            preview: The files and checkpoints of the run, with the one to resume.
+            keys: The displayed key of each action.
+            starts: True if the run starts after that.
+        """
         self.stop_measuring()
         self.add_class("-opening")
-        self._measuring = Content.assemble(
+        text = Content.assemble(
             (f"Train for {minutes_text(minutes)}\n\n", "bold"), "timing a few steps on this computer …\n\n",
             ("The model and its schedule follow from the time, the text and the speed.", "$muted"),
+            "\n\nThe run starts after that (Esc: cancel)." if starts else "",
         )  # fmt: skip
-        self.query_one("#welcome-text", Static).update(self._measuring)
-
-    def show_start_after_measuring(self, *, starts: bool) -> None:
-        """Show whether the run starts once this machine is measured."""
-        note = "\n\nThe run starts after that (Esc: cancel)." if starts else ""
-        self.query_one("#welcome-text", Static).update(self._measuring + note)
+        if resumable := preview.stored.resumable:
+            choice = ("resume", resume_choice(preview.settings, resumable, time.time()))
+            text = Content("\n").join([text, Content(""), *action_lines([choice], keys)])
+        self.query_one("#welcome-text", Static).update(text)
 
     def show_opening(self, activity: str, fraction: float) -> None:
         """Show what a starting run does, and its progress from 0 to 1."""
@@ -219,12 +239,7 @@ class Welcome(VerticalScroll):
                 lines.append(Content.assemble((label.ljust(LABEL_WIDTH), "$muted"), (part, style)))
                 label = ""
         lines.append(Content(""))
-        key_width = max(len(self._keys[action]) for action, _ in actions)
-        lines += [
-            Content.assemble((f" {self._keys[action].center(key_width)} ", "bold reverse"), f"  {label}")
-            for action, label in actions
-        ]
-        return Content("\n").join(lines)
+        return Content("\n").join([*lines, *action_lines(actions, self._keys)])
 
     def _draw_panel(self, selector: str, panel: Panel | None) -> None:
         widget = self.query_one(selector, Static)
