@@ -19,7 +19,7 @@ replace what the rule chooses, one by one: a requested preset fixes the model, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import floor
 from pathlib import Path
@@ -71,10 +71,22 @@ class Model(NamedTuple):
         return {name: self.settings[name] for name in _MODEL if name in self.settings}
 
 
+_SMALL: dict[str, object] = PRESETS["nano"] | QWEN3 | _MUON | {"seq_len": 128, "batch_size": 8}
+
 MODELS = (
     Model(
-        PRESETS["nano"] | QWEN3 | _MUON | {"hidden_size": 344, "seq_len": 128, "batch_size": 8, "unembed_lr": 6e-3}, 0
+        _SMALL | {
+            "d_model": 64, "hidden_size": 176, "num_heads": 2, **dict.fromkeys(GROUP_RATES, 6e-3), "unembed_lr": 12e-3,
+        },
+        0,
     ),
+    Model(
+        _SMALL | {
+            "d_model": 96, "hidden_size": 256, "num_heads": 3, **dict.fromkeys(GROUP_RATES, 4e-3), "unembed_lr": 8e-3,
+        },
+        2,
+    ),
+    Model(_SMALL | {"hidden_size": 344, "unembed_lr": 6e-3}, 2),
     Model(
         PRESETS["nano"] | QWEN3 | _MUON | {
             "d_model": 192, "hidden_size": 512, "num_heads": 6, "seq_len": 128, "layers": 5,
@@ -93,6 +105,8 @@ MODELS = (
     Model(msgspec.structs.asdict(Settings()) | PRESETS["mini"], 8),
 )  # fmt: skip
 """The models, in ascending size. With SwiGLU two thirds of the hidden units make an MLP of the same size."""
+
+FIRST_MEASURED = 2  # index of the model that most budgets on most machines are near
 
 
 def timed(settings: Settings) -> StepTime:
@@ -196,36 +210,32 @@ def with_choice(
 
 
 def choose(overrides: Overrides, measurements: Measurements, progress: Progress = ignore_progress) -> Choice:
-    """Choose the settings of a run with a time budget; see the description of the module."""
+    """Choose the settings of a run with a time budget; see the description of the module.
+
+    The speed of a model is measured only where it decides: from one of the smaller models on, upwards as long as they
+    fit, or downwards until one does.
+    """
     is_fixed = overrides.preset is not None or bool(overrides.value("init_from"))
-    models = (Model({}, 0),) if is_fixed else MODELS
+    options = _options(overrides, (Model({}, 0),) if is_fixed else MODELS)
     free = measurements.free_memory()
-    best: tuple[dict[str, object], Candidate] | None = None
-    limit, texts, is_smallest = "", None, False
-    for number, model in enumerate(models):
-        values = model.values
-        try:
-            settings = resolve_new(overrides._replace(layers=((SOURCE, values), *overrides.layers))).settings
-        except ConfigError:
-            if best is None:
-                raise
-            continue  # requested settings do not fit this model
-        if best is not None:
-            if settings.shape == best[1].settings.shape:
-                continue  # the model is a requested one
-            memory = estimate_memory(settings, compute_threads(settings.threads), texts).total
-            if free is not None and memory > MEMORY_SHARE * free:
-                limit = f"{_model(settings)} needs more than half of the free memory"
-                break
+    chosen: Candidate | None = None
+    limit = ""
+    number = min(FIRST_MEASURED, len(options) - 1)
+    while number < len(options) and (chosen is None or not limit):
+        values, settings, needed = options[number]
         texts = measurements.texts(settings)
-        progress("measuring this machine", number / len(models))
-        found = Candidate(settings, texts.train_tokens, measurements.time(settings).step_s)
-        if best is not None and found.per_parameter < model.tokens_per_parameter:
-            limit = _too_large(found, model.tokens_per_parameter)
-            break
-        best, is_smallest = (values, found), best is None and not is_fixed
-    assert best is not None
-    values, chosen = best
+        memory = estimate_memory(settings, compute_threads(settings.threads), texts).total
+        if number > 0 and free is not None and memory > MEMORY_SHARE * free:
+            limit = f"{_model(settings)} needs more than half of the free memory"
+        else:
+            progress("measuring this machine", number / len(options))
+            found = Candidate(settings, texts.train_tokens, measurements.time(settings).step_s)
+            if number == 0 or found.per_parameter >= needed:
+                chosen, chosen_values, is_smallest = found, values, number == 0 and not is_fixed
+            else:
+                limit = _too_large(found, needed)
+        number += -1 if chosen is None else 1
+    assert chosen is not None
     regularization = {} if overrides.value("init_from") else _regularization(chosen)
     regularization = {name: value for name, value in regularization.items() if name not in overrides.values}
     settings = msgspec.structs.replace(chosen.settings, **regularization)
@@ -233,7 +243,32 @@ def choose(overrides: Overrides, measurements: Measurements, progress: Progress 
     dropout = regularization.get("dropout", 0.0)
     why_dropped = f"; dropout {dropout:g}, because the text is repeated" if dropout > 0 else ""
     reason = _reason(chosen, limit, is_smallest=is_smallest) + why_dropped
-    return Choice(values | regularization | _schedule(chosen), reason)
+    return Choice(chosen_values | regularization | _schedule(chosen), reason)
+
+
+def _options(overrides: Overrides, models: Sequence[Model]) -> list[tuple[dict[str, object], Settings, float]]:
+    """Return the models with requested settings: what the rule chooses, all settings, and tokens per parameter.
+
+    A requested shape leaves one of several models; models that requested settings do not fit are left out.
+
+    Raises:
+        GptError: The requested settings fit no model.
+    """
+    found: list[tuple[dict[str, object], Settings, float]] = []
+    problem: ConfigError | None = None
+    for model in models:
+        values = model.values
+        try:
+            settings = resolve_new(overrides._replace(layers=((SOURCE, values), *overrides.layers))).settings
+        except ConfigError as error:
+            problem = problem or error
+            continue
+        if not found or settings.shape != found[-1][1].shape:
+            found.append((values, settings, model.tokens_per_parameter))
+    if not found:
+        assert problem is not None
+        raise problem
+    return found
 
 
 def _regularization(model: Candidate) -> dict[str, float]:

@@ -9,6 +9,7 @@ import pytest
 
 from gpt_core.bench.budget_rule import (
     COOLDOWN,
+    FIRST_MEASURED,
     MODELS,
     SOURCE,
     Measurements,
@@ -22,7 +23,7 @@ from gpt_core.bridges.architecture import architecture_of
 from gpt_core.config.presets import preset
 from gpt_core.config.resolve import Overrides, read_overrides
 from gpt_core.config.settings import ModelShape, Settings
-from gpt_core.errors import CorpusError
+from gpt_core.errors import ConfigError, CorpusError
 from gpt_core.model.flops import step_flops
 from gpt_core.model.parameters import parameter_count
 from gpt_core.training.fine_tuning import resolve_new
@@ -64,11 +65,32 @@ def test_each_model_is_valid_and_larger_than_the_one_before() -> None:
     assert sizes == sorted(set(sizes))
 
 
-def test_the_smallest_model_has_the_size_of_nano() -> None:
-    shape, nano = SMALLEST.shape, preset("nano").shape
+def test_the_model_that_is_measured_first_has_the_size_of_nano() -> None:
+    shape, nano = shape_of(MODELS[FIRST_MEASURED]), preset("nano").shape
     assert (shape.d_model, shape.layers, shape.vocab_size) == (nano.d_model, nano.layers, nano.vocab_size)
     assert parameter_count(shape) == pytest.approx(parameter_count(nano), rel=0.02)
-    assert SMALLEST.optimizer == "muon"
+
+
+@pytest.mark.parametrize(
+    ("gflop_per_s", "expected"), [(10.0, [2, 1, 0]), (600.0, [2, 3]), (1e9, list(range(2, len(MODELS))))]
+)
+def test_only_models_near_the_chosen_one_are_measured(gflop_per_s: float, expected: list[int]) -> None:
+    found, timed = measurements(gflop_per_s, text_tokens=1_000_000_000), []
+
+    def time(settings: Settings) -> StepTime:
+        timed.append(settings.shape)
+        return found.time(settings)
+
+    settings, _ = chosen(requested(1), found._replace(time=time))
+    assert timed[-1] == settings.shape, "measured again with its dropout"
+    assert timed[:-1] == [shape_of(MODELS[number]) for number in expected]
+
+
+def test_models_that_requested_settings_do_not_fit_are_left_out() -> None:
+    settings, _ = chosen(requested(0.001, "num_heads=24"))  # divides only a width of 96, 192 or 768
+    assert settings.d_model == 96
+    with pytest.raises(ConfigError, match="num_heads"):
+        chosen(requested(1, "num_heads=7"))
 
 
 def test_every_model_exports_to_other_programs() -> None:
@@ -98,7 +120,8 @@ def test_a_model_larger_than_the_smallest_reads_enough_tokens_per_parameter() ->
 def test_a_small_text_limits_the_model_and_the_reason_says_so() -> None:
     settings, reason = chosen(requested(2000), measurements(text_tokens=50_000))
     assert settings.shape == SMALLEST.shape
-    assert "would need more text: 20 passes have fewer than 1 per parameter" in reason
+    needed = MODELS[1].tokens_per_parameter
+    assert f"would need more text: 20 passes have fewer than {needed:g} per parameter" in reason
 
 
 def test_a_model_that_is_just_too_large_has_fewer_tokens_in_the_reason_too() -> None:
@@ -109,7 +132,7 @@ def test_a_model_that_is_just_too_large_has_fewer_tokens_in_the_reason_too() -> 
     step_s = 60 * minutes * batch / (0.999 * needed * parameters)
     found = measurements(text_tokens=1_000_000_000)._replace(time=lambda _: StepTime(step_s, 0))
     _, reason = chosen(requested(minutes), found)
-    assert reason.endswith("would have 0.99, fewer than 1")
+    assert reason.endswith(f"would have {needed - 0.01:g}, fewer than {needed:g}")
 
 
 def test_the_free_memory_limits_the_model() -> None:
@@ -195,6 +218,7 @@ def test_requested_dropout_wins_and_is_not_explained() -> None:
 
 def test_all_models_but_the_largest_are_trained_by_muon() -> None:
     text = measurements(text_tokens=1_000_000_000)
+    assert {dict(model.settings)["optimizer"] for model in MODELS[:-1]} == {"muon"}
     assert chosen(requested(1), text)[0].optimizer == "muon"
     assert chosen(requested(50_000), text)[0].optimizer == "adamw"
     assert chosen(requested(1, "optimizer=adamw"), text)[0].optimizer == "adamw"
