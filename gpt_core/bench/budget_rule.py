@@ -4,8 +4,8 @@ The model is the largest of `MODELS` that
 
 - fits into half of the free memory,
 - reads enough tokens per parameter within the budget (`Model.tokens_per_parameter`) at the speed that this machine is
-  measured to have, where at most `MAX_PASSES` passes over the text count: a larger model would not have learned enough
-  by the deadline, or would memorize the text.
+  measured to have, where at most `Model.max_passes` passes over the text count: a larger model would not have learned
+  enough by the deadline, or would memorize the text.
 
 All models but the largest, the preset `mini`, have the layers of Qwen3 and are trained by Muon. A text that is read
 several times by a model that is large for it is memorized without dropout and with little weight decay: both follow
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from math import floor
+from math import floor, inf
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,7 +40,6 @@ from gpt_core.progress import Progress, ignore_progress
 from gpt_core.training.fine_tuning import resolve_new
 from gpt_core.training.request import Newest, RunRequest, request_with
 
-MAX_PASSES = 20
 REGULARIZATION = ((200, 0.3, 0.5), (100, 0.2, 0.5), (15, 0.1, 0.5), (-1, 0.0, 0.1))
 """(bound, dropout, weight decay): the first entry whose bound `Candidate.memorization` exceeds."""
 MEMORY_SHARE = 0.5  # of the free memory
@@ -64,6 +63,8 @@ class Model(NamedTuple):
     settings: Mapping[str, object]
     tokens_per_parameter: float
     """at least, for a model that is better than the next smaller one"""
+    max_passes: float = 20
+    """passes over the text that count"""
 
     @property
     def values(self) -> dict[str, object]:
@@ -85,8 +86,9 @@ MODELS = (
             "d_model": 96, "hidden_size": 256, "num_heads": 3, **dict.fromkeys(GROUP_RATES, 4e-3), "unembed_lr": 8e-3,
         },
         2,
+        inf,
     ),
-    Model(_SMALL | {"hidden_size": 344, "unembed_lr": 6e-3}, 2),
+    Model(_SMALL | {"hidden_size": 344, "unembed_lr": 6e-3}, 2, inf),  # small enough for any text
     Model(
         PRESETS["nano"] | QWEN3 | _MUON | {
             "d_model": 192, "hidden_size": 512, "num_heads": 6, "seq_len": 128, "layers": 5,
@@ -172,10 +174,9 @@ class Candidate(NamedTuple):
         """Parameters per token of the text, times passes over it: how easily the model memorizes it."""
         return self.passes * self.parameters / max(1, self.text_tokens)
 
-    @property
-    def per_parameter(self) -> float:
-        """Tokens per parameter, with at most MAX_PASSES passes over the text."""
-        return min(self.tokens, MAX_PASSES * self.text_tokens) / self.parameters
+    def per_parameter(self, max_passes: float) -> float:
+        """Return the tokens per parameter, with at most this many passes over the text."""
+        return min(self.tokens, max_passes * self.text_tokens) / self.parameters
 
 
 def budget_request(
@@ -222,7 +223,7 @@ def choose(overrides: Overrides, measurements: Measurements, progress: Progress 
     limit = ""
     number = min(FIRST_MEASURED, len(options) - 1)
     while number < len(options) and (chosen is None or not limit):
-        values, settings, needed = options[number]
+        model, settings = options[number]
         texts = measurements.texts(settings)
         memory = estimate_memory(settings, compute_threads(settings.threads), texts).total
         if number > 0 and free is not None and memory > MEMORY_SHARE * free:
@@ -230,10 +231,10 @@ def choose(overrides: Overrides, measurements: Measurements, progress: Progress 
         else:
             progress("measuring this machine", number / len(options))
             found = Candidate(settings, texts.train_tokens, measurements.time(settings).step_s)
-            if number == 0 or found.per_parameter >= needed:
-                chosen, chosen_values, is_smallest = found, values, number == 0 and not is_fixed
+            if number == 0 or found.per_parameter(model.max_passes) >= model.tokens_per_parameter:
+                chosen, values, is_smallest = found, model.values, number == 0 and not is_fixed
             else:
-                limit = _too_large(found, needed)
+                limit = _too_large(found, model)
         number += -1 if chosen is None else 1
     assert chosen is not None
     regularization = {} if overrides.value("init_from") else _regularization(chosen)
@@ -243,28 +244,27 @@ def choose(overrides: Overrides, measurements: Measurements, progress: Progress 
     dropout = regularization.get("dropout", 0.0)
     why_dropped = f"; dropout {dropout:g}, because the text is repeated" if dropout > 0 else ""
     reason = _reason(chosen, limit, is_smallest=is_smallest) + why_dropped
-    return Choice(chosen_values | regularization | _schedule(chosen), reason)
+    return Choice(values | regularization | _schedule(chosen), reason)
 
 
-def _options(overrides: Overrides, models: Sequence[Model]) -> list[tuple[dict[str, object], Settings, float]]:
-    """Return the models with requested settings: what the rule chooses, all settings, and tokens per parameter.
+def _options(overrides: Overrides, models: Sequence[Model]) -> list[tuple[Model, Settings]]:
+    """Return the models to choose from, each with all settings of the run.
 
     A requested shape leaves one of several models; models that requested settings do not fit are left out.
 
     Raises:
         GptError: The requested settings fit no model.
     """
-    found: list[tuple[dict[str, object], Settings, float]] = []
+    found: list[tuple[Model, Settings]] = []
     problem: ConfigError | None = None
     for model in models:
-        values = model.values
         try:
-            settings = resolve_new(overrides._replace(layers=((SOURCE, values), *overrides.layers))).settings
+            settings = resolve_new(overrides._replace(layers=((SOURCE, model.values), *overrides.layers))).settings
         except ConfigError as error:
             problem = problem or error
             continue
         if not found or settings.shape != found[-1][1].shape:
-            found.append((values, settings, model.tokens_per_parameter))
+            found.append((model, settings))
     if not found:
         assert problem is not None
         raise problem
@@ -303,12 +303,12 @@ def _reason(model: Candidate, limit: str, *, is_smallest: bool) -> str:
     return f"{_short(model.parameters)} parameters, because {why}{smallest}" + (f"; {limit}" if limit else "")
 
 
-def _too_large(model: Candidate, needed: float) -> str:
-    """Return why a model is too large for the budget, which needs that many tokens per parameter."""
-    what, found = _model(model.settings), model.tokens / model.parameters
-    if found < needed:
-        return f"{what} would have {floor(100 * found) / 100:g}, fewer than {needed:g}"  # 0.999 is not 1
-    return f"{what} would need more text: {MAX_PASSES} passes have fewer than {needed:g} per parameter"
+def _too_large(found: Candidate, model: Model) -> str:
+    """Return why a model, with its speed, is too large for the budget or the text."""
+    what, needed, per_parameter = _model(found.settings), model.tokens_per_parameter, found.tokens / found.parameters
+    if per_parameter < needed:
+        return f"{what} would have {floor(100 * per_parameter) / 100:g}, fewer than {needed:g}"  # 0.999 is not 1
+    return f"{what} would need more text: {model.max_passes:g} passes have fewer than {needed:g} per parameter"
 
 
 def _model(settings: Settings) -> str:
