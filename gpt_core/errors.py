@@ -53,6 +53,11 @@ class GptError(Exception):
         return printable(super().__str__())
 
 
+def reason_of(error: Exception) -> str:
+    """Return what the app shows of an error: its message, without what helps on the command line alone."""
+    return error.reason if isinstance(error, GptError) else str(error)
+
+
 class InputError(GptError):
     """The input is not usable: a setting, a file, an argument."""
 

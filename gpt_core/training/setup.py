@@ -349,9 +349,11 @@ def eval_text_of_run(model: ModelBundle, progress: Progress = ignore_progress) -
     """
     settings, name = model.settings, model.path or "the model"
     if settings.overfit_tiny:
-        raise CheckpointError(f"{name} is of a self-test, which has no eval text; name a text with --eval-file")
+        raise CheckpointError(f"{name} is of a self-test, which has no eval text", "; name a text with --eval-file")
     if not model.corpus_sha256:
-        raise CheckpointError(f"{name} records no training text: its eval text is unknown; name one with --eval-file")
+        raise CheckpointError(
+            f"{name} records no training text: its eval text is unknown", "; name one with --eval-file"
+        )
     try:
         train, held_out = text_sources(settings)
         source = held_out or train
@@ -366,6 +368,7 @@ def eval_text_of_run(model: ModelBundle, progress: Progress = ignore_progress) -
     if expected and expected != found:
         raise CheckpointError(
             f"{name}: the text of its run was not found: expected SHA-256 {expected[:12]}…, got {hashed} with "
-            f"{found[:12]}…; run the command in the folder of that text, restore it, or name a text with --eval-file"
+            f"{found[:12]}…",
+            "; run the command in the folder of that text, restore it, or name a text with --eval-file",
         )
     return text, source.name

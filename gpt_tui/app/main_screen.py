@@ -140,7 +140,7 @@ class MainScreen(Screen[None]):
         """Show that a run has ended.
 
         Args:
-            asks: Ask what helps against its failure.
+            asks: True to ask for what helps against its failure.
         """
         failure = self._controller.failure
         self.train.read_preview(after_run=True)

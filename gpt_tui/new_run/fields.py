@@ -202,7 +202,7 @@ def start_problems(settings: Settings, read_start: ReadStart) -> dict[str, str]:
     try:
         start = read_start(settings.init_from)
     except GptError as error:
-        return {"init_from": str(error)}
+        return {"init_from": error.reason}
     return {
         name: f"{name}: got {shown(getattr(settings, name))}, expected {shown(getattr(start, name))} as in init_from"
         for name in differing_settings(start, msgspec.structs.asdict(settings))

@@ -15,7 +15,7 @@ from gpt_core.bench.estimate import CorpusStats, StepTime, read_corpus_stats
 from gpt_core.bench.hardware import free_memory
 from gpt_core.bench.step_timing import STEP_TIMES, StepTimes
 from gpt_core.config.settings import Settings
-from gpt_core.errors import CheckpointError, GptError
+from gpt_core.errors import CheckpointError, GptError, reason_of
 from gpt_core.kernels import compute_threads
 from gpt_core.training.request import RunRequest
 from gpt_tui.new_run.estimate import memory_here, memory_problem
@@ -78,8 +78,7 @@ def choose_in_thread(choose: Callable[[], RunRequest], post: Callable[[Message],
         try:
             chosen = BudgetChosen(choose, choose())
         except Exception as error:
-            problem = error.reason if isinstance(error, GptError) else str(error)
-            chosen = BudgetChosen(choose, None, one_line(problem or type(error).__name__))
+            chosen = BudgetChosen(choose, None, one_line(reason_of(error) or type(error).__name__))
         post(chosen)
 
     # a daemon thread, so that the program exits without waiting for the measurement
@@ -162,7 +161,7 @@ class Prober:
         try:
             texts = self._probes.texts(settings)
         except (GptError, OSError) as error:
-            texts_problem = one_line(error.reason if isinstance(error, GptError) else str(error))
+            texts_problem = one_line(reason_of(error))
             setting = "init_from" if isinstance(error, CheckpointError) else getattr(error, "setting", "train_file")
         self._post(TextsRead(number, texts, texts_problem, setting))
         needed = memory_here(settings, threads_of(settings), texts, self._probes.hosts).total

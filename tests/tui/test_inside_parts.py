@@ -16,6 +16,7 @@ from gpt_core.interpret import Part
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters, initial_parameters
 from gpt_core.model.stored_weights import StoredWeights
+from gpt_core.progress import ignore_progress
 from gpt_tui.session.checkpoint_history import CheckpointHistories
 from gpt_tui.session.models import ModelLoader
 from gpt_tui.session.removed_parts import RemovedParts, without
@@ -23,11 +24,13 @@ from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.formatting import part_name
 from gpt_tui.shared.spans import Line, width_of
 from gpt_tui.tabs.inside.presenter import removed_note
+from gpt_tui.tabs.inside.subjects import SubjectSource
 from gpt_tui.tabs.inside.views.attention import AttentionView
 from gpt_tui.tabs.inside.views.knock_out import KnockOutView, cursor_at, index_at
 from gpt_tui.tabs.inside.views.neighbors import NeighborsView, map_lines, most_used
 from gpt_tui.tabs.inside.views.tokens import TokensView
 from gpt_tui.tabs.inside.views.view import Cursor, Extent, Frame, Origin, Removal, Size, Task
+from gpt_tui.tabs.inside.worker import PROBE
 from tests.tui.inside_samples import fixed_attention, fixed_knock_out, fixed_neighbors, fixed_tokens, save_model
 from tests.tui.inside_samples import small_subject as subject_of_samples
 
@@ -196,6 +199,21 @@ def test_a_loaded_model_is_without_the_removed_parts_in_any_format(tmp_path: Pat
     else:
         np.testing.assert_array_equal(found.weights.flat, expected.flat)
     np.testing.assert_array_equal(intact.weights.flat, before)
+
+
+@pytest.mark.parametrize(
+    ("train_file", "reason"), [("", "records no training text"), ("missing.txt", "cannot read the text missing.txt: ")]
+)
+def test_the_reason_for_a_missing_probe_names_no_option(tmp_path: Path, train_file: str, reason: str):
+    source = SubjectSource(ModelLoader(None, str(tmp_path)))  # type: ignore[arg-type]
+    held = source.load(str(save_model(tmp_path)), 0, None, ignore_progress)
+    settings = msgspec.structs.replace(held.bundle.settings, train_file=train_file)
+    bundle = dataclasses.replace(
+        held.bundle, settings=settings, corpus_sha256=held.bundle.corpus_sha256 * bool(train_file)
+    )
+    with pytest.raises(ConfigError, match=rf"no probe: .*{reason}.*; choose another text \(s\)$") as raised:
+        source.subject(held._replace(bundle=bundle), PROBE, None, ignore_progress)
+    assert "--" not in str(raised.value)
 
 
 def test_a_model_without_such_a_part_is_one_line(tmp_path: Path):

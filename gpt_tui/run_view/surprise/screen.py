@@ -169,7 +169,7 @@ class SurpriseScreen(Screen[str]):
         except ClosedError:
             raise
         except GptError as error:
-            self.post_message(self.Waiting(side, f"✗ {one_line(str(error))}"))
+            self.post_message(self.Waiting(side, f"✗ {one_line(error.reason)}"))
         except Exception as error:
             reason = f"✗ scoring failed: {type(error).__name__}: {one_line(str(error), 200)}"
             self.post_message(self.Waiting(side, reason))

@@ -81,7 +81,7 @@ def generate_reply(
         summary = summary_line(generator.figures, seed, stopped=stopped.is_set())
         post(ReplyUpdate("finished", summary, model=model.name, text=pending))
     except GptError as error:
-        post(ReplyUpdate("failed", one_line(str(error))))
+        post(ReplyUpdate("failed", one_line(error.reason)))
     except Exception as error:
         post(ReplyUpdate("failed", f"generation failed: {type(error).__name__}: {one_line(str(error), 200)}"))
 

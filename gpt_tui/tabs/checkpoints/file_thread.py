@@ -67,7 +67,7 @@ class FileThread(threading.Thread, Generic[Result]):
         except StoppedError:
             return
         except GptError as error:
-            outcome = str(error)
+            outcome = error.reason
         except Exception as unexpected:
             outcome = f"{self._failure}: {type(unexpected).__name__}: {unexpected}"
         if not self._stopped.is_set():

@@ -140,8 +140,7 @@ class SubjectSource:
                 text = held.live.probe if held.live is not None else eval_text_of_run(bundle, progress)[0]
                 ids = text.read(0, MAX_EVAL_TOKENS) if text is not None else np.empty(0, np.int32)
             except (CheckpointError, CorpusError) as error:
-                reason = str(error).partition(";")[0]
-                raise ConfigError(f"no probe: {reason}; choose another text (s)") from None
+                raise ConfigError(f"no probe: {error.reason}; choose another text (s)") from None
             self._probes[key] = Probe(ids, bundle.tokenizer)
         return self._probes[key]
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from textual.message import Message
 
 from gpt_core import interpret
-from gpt_core.errors import GptError
+from gpt_core.errors import GptError, reason_of
 from gpt_core.interpret import Ablation, Part
 from gpt_core.progress import Progress
 from gpt_core.thread_priority import lower_priority
@@ -214,7 +214,7 @@ class InsideWorker:
         except SupersededError:
             raise
         except (GptError, ValueError) as error:
-            outcome = one_line(str(error))
+            outcome = one_line(reason_of(error))
         except Exception as error:
             outcome = f"eval loss unknown: {type(error).__name__}: {one_line(str(error), 200)}"
         with self._changed:
@@ -245,7 +245,7 @@ class InsideWorker:
             except SupersededError:
                 raise
             except GptError as error:
-                self._send(Computed(request.number, side, one_line(str(error))))
+                self._send(Computed(request.number, side, one_line(error.reason)))
             except Exception as error:
                 text = f"{request.view.name} failed: {type(error).__name__}: {one_line(str(error), 200)}"
                 self._send(Computed(request.number, side, text))

@@ -119,7 +119,7 @@ class RunRequests(Vertical):
         """Find the text and the checkpoints of the next run, in a thread.
 
         Args:
-            after_run: True at the end of a run. Else this dismisses its failure, if it could not start.
+            after_run: True at the end of a run. Otherwise the failure of a run that could not start is dismissed.
         """
         if not after_run and self._controller.dismiss_failure():
             self.post_message(self.FailureDismissed())
