@@ -85,9 +85,9 @@ def train(
         GptError: A setting, a file or the folder is not usable; the message says what to do.
     """
     values = settings if train_file is None else {"train_file": train_file, **settings}
-    overrides = read_overrides(preset, expand_home(os.fspath(config_file)) if config_file is not None else None)
+    overrides = read_overrides(preset, checked_path("config_file", config_file) if config_file is not None else None)
     checkpoint: Path | Newest | None = (
-        None if resume is None else "newest" if resume == "newest" else expand_home(os.fspath(resume))
+        None if resume is None else "newest" if resume == "newest" else checked_path("resume", resume)
     )
     request = budget_request(
         overrides.override("argument", values), resume=checkpoint, overwrite=overwrite, progress=progress
@@ -115,7 +115,7 @@ def load(path: PathLike, *, threads: int | None = None, weights: WeightFormat = 
         count = checked("threads", threads, "argument")
         assert isinstance(count, int)
         kernel_threads.set_threads(compute_threads(count))
-    bundle = load_bundle(expand_home(os.fspath(path)))
+    bundle = load_bundle(checked_path("path", path))
     return Model(replace(bundle, settings=msgspec.structs.replace(bundle.settings, weights=weight_format)))
 
 
@@ -130,8 +130,8 @@ def import_model(source: PathLike, output: PathLike | None = None, *, progress: 
     Raises:
         GptError: The model cannot be imported, or the output exists or cannot be written. Nothing is left.
     """
-    target = None if output is None else expand_home(os.fspath(output))
-    return import_checkpoint(expand_home(os.fspath(source)), target, progress=progress).path
+    target = None if output is None else checked_path("output", output)
+    return import_checkpoint(checked_path("source", source), target, progress=progress).path
 
 
 class TrainingRun(Iterator[AnyEvent]):
@@ -477,7 +477,7 @@ class Model:
             ExportError: The format cannot hold the model, or the path exists or cannot be created.
             SaveError: Writing failed, or the disk is full. Nothing is left at the path.
         """
-        return export_model(self.bundle, format, expand_home(os.fspath(path)), number_type=type, progress=progress)
+        return export_model(self.bundle, format, checked_path("path", path), number_type=type, progress=progress)
 
     def logits(self, ids: ArrayLike) -> NDArray[np.float32]:
         """Return the logits of the token that follows each id. Shape: (T, V).
@@ -529,3 +529,11 @@ def checked_text(name: str, value: object) -> str:
         hint = "; decode bytes first" if isinstance(value, bytes) else ""
         raise ConfigError(f"{name}: got {shown(value)}, expected text{hint} (from argument)")
     return value
+
+
+def checked_path(name: str, value: object) -> Path:
+    """Return the path of an argument, with `~` replaced. Raises ConfigError for anything but a string or a path."""
+    path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(path, str):
+        raise ConfigError(f"{name}: got {shown(value)}, expected a path (from argument)")
+    return expand_home(path)

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -385,6 +386,20 @@ def test_generation_refuses_a_wrong_seed_or_prompt(
     for generate in (model.generate, model.stream):
         with pytest.raises(ConfigError, match=re.escape(message)):
             generate(**({"prompt": "It"} | arguments))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("value", [True, 3, b"models", ("a", "b")])
+def test_a_value_that_is_not_a_path_is_refused_with_the_name_of_the_argument(value: Any, model: gpt_core.Model) -> None:
+    for name, call in (
+        ("resume", lambda: gpt_core.train(resume=value)),
+        ("config_file", lambda: gpt_core.train(config_file=value)),
+        ("path", lambda: gpt_core.load(value)),
+        ("path", lambda: model.export("gguf", value)),
+        ("source", lambda: gpt_core.import_model(value)),
+        ("output", lambda: gpt_core.import_model("source", value)),
+    ):
+        with pytest.raises(ConfigError, match=rf"^{name}: got .*, expected a path \(from argument\)$"):
+            call()
 
 
 def test_losses_are_those_of_a_string(model: gpt_core.Model) -> None:

@@ -35,6 +35,8 @@ def read_config(path: Path, option: str = "--config ") -> dict[str, object]:
     try:
         with files.open_regular(path) as file:
             data = file.read(MAX_CONFIG_BYTES + 1)
+    except files.NotRegularError as error:
+        raise ConfigError(f"{option}{path}: {files.reason(error)} of settings in TOML") from None
     except OSError as error:
         raise ConfigError(f"{option}{path}: {files.reason(error)}; expected a TOML file of settings") from None
     if data is None or len(data) > MAX_CONFIG_BYTES:

@@ -61,6 +61,8 @@ class Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches(name, self._option_string_actions, n=1) if is_option else []
             if (setting := setting_named(name)) and "--set" in self._option_string_actions:
                 near = [f"--set {setting}=VALUE"]
+            if near and near[0] == name:
+                self.error(f"got the option {unknown[0]!r} after `--`, expected it before")
             hint = f" (did you mean {near[0]}?)" if near else ""
             self.error(f"unknown {'option' if is_option else 'argument'} {unknown[0]!r}{hint}")
         return options

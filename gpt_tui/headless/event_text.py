@@ -169,7 +169,8 @@ def started_details(event: RunStarted) -> str:
     if event.hosts:
         threads += f" ({', '.join(dict.fromkeys(event.hosts))})"
     scored = ""
-    if event.eval_file == event.train_file and event.eval_file:
+    # the same number of tokens: the training text is named as the eval text, too
+    if event.eval_file == event.train_file and event.eval_file and event.eval_tokens != event.train_tokens:
         scored = f", evaluated on its last {short(event.eval_tokens)} tokens, which are held out"
     elif event.eval_file:
         scored = f", evaluated on {event.eval_file}"

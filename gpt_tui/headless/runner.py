@@ -100,6 +100,11 @@ def run_headless(request: RunRequest, *, as_json: bool, ranks: Communicator = SI
             except OutputError as error:  # the run was saved on the way out
                 error.filename = as_saved(latest, trainer.step)
                 raise
+            except BrokenPipeError:  # as in `| head -1`
+                saved = as_saved(latest, trainer.step)
+                end = f"; the run is saved in {saved}" if saved else ""
+                say(sys.stderr, f"gpt-tui: the reader of standard output closed it, so training stopped{end}")
+                raise
             except RankError as error:
                 raise with_last_save(error, latest) from None
         say_how_it_ended(history, trainer.settings, sys.stderr if as_json else sys.stdout)

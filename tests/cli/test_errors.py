@@ -50,6 +50,7 @@ from tests.program import run_program
         (["generate", "x"], "no checkpoint in models"),
         (["generate", "x", "--model", "nowhere"], "nowhere"),
         (["chat", "--models-dir", "other"], "no checkpoint in other"),
+        (["generate", "--", "x", "--model", "y"], "got the option '--model' after `--`, expected it before"),
         (["evaluate", "--top-k", "3"], "unknown option '--top-k'"),
         (["tokenize", "nowhere.txt"], "nowhere.txt"),
         (["verify"], "the following arguments are required: FILE"),

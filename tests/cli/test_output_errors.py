@@ -76,6 +76,10 @@ def test_the_log_of_a_run_whose_output_pipe_is_closed_ends_with_its_save(options
     finally:
         os.close(writer)
     assert run.returncode == 1
+    assert run.stderr.decode().splitlines()[-1] == (
+        "gpt-tui: the reader of standard output closed it, so training stopped; the run is saved in "
+        "models/ckpt_latest.safetensors"
+    )
     *_, saved, finished = read_metrics(tmp_path / "models/metrics.jsonl")
     assert isinstance(saved, CheckpointSaved)
     assert finished == RunFinished("stopped", saved.step)

@@ -66,6 +66,13 @@ def test_the_bytes_per_token_are_those_of_the_tokens_to_predict():
     assert measured(held_out=text).bytes_per_token == (text.bytes - first) / (len(text) - 1)
 
 
+def test_a_text_without_bytes_to_predict_is_not_compressed():
+    piece = TOKENIZER.token_bytes(int(STREAM.read(len(STREAM) - 2, 1)[0]))
+    end = replace(STREAM, start=len(STREAM) - 2, count=2, bytes=len(piece))  # the last piece of a document, and its end
+    assert end.target_bytes == 0
+    assert measured(held_out=end).compressed == {}
+
+
 def test_a_compressor_gets_every_document_and_is_scored_per_byte_of_the_text():
     data = b"".join(text + b"\n" for text in TEXTS)
     expected = 8 * len(lzma.compress(data, filters=[{"id": lzma.FILTER_LZMA2, "preset": 9}])) / STREAM.bytes

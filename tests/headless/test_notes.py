@@ -35,6 +35,18 @@ def test_a_run_without_an_eval_file_says_that_it_is_evaluated_on_the_held_out_en
         r"^text buch.txt: .* tokens, evaluated on its last .* tokens, which are held out", run.stdout, re.M
     )
     assert "finished: 1 step in" in run.stdout
+    twice = run_program(
+        "train",
+        "--max-steps",
+        "1",
+        *tiny("models_dir=m"),
+        *("--train-file", "buch.txt"),
+        "--eval-file",
+        "buch.txt",
+        cwd=folder,
+    )
+    assert ", evaluated on buch.txt" in twice.stdout
+    assert "held out" not in twice.stdout
 
 
 def test_a_run_whose_epochs_end_within_the_warm_up_says_how_to_reach_the_full_rate(folder: Path) -> None:
