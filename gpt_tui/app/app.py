@@ -54,6 +54,8 @@ from gpt_tui.tabs.train.presenter import next_steps
 DRAIN_INTERVAL_S = 0.25
 COLLECT_INTERVAL_S = 60.0
 NOT_SAVED = "not saved"
+LEFT_OUT = ("Quit", "Keys", "Maximize", "Minimize")
+"""Textual's commands that the palette lacks: the key table has the first two, and one widget alone has no tabs"""
 NEVER = 1_000_000  # collections of the young generations per full collection
 PACKAGE = Path(__file__).parents[1]
 STYLES: list[str | PurePath] = [PACKAGE / name for name in (
@@ -468,9 +470,9 @@ class GptApp(App[None]):
         self.main.go(tab)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """Return the keys that work now as commands, after those of Textual's that the key table lacks."""
+        """Return the keys that work now as commands, after Textual's that are of use."""
         others = super().get_system_commands(screen)
-        yield from (command for command in others if command.title not in ("Quit", "Keys"))
+        yield from (command for command in others if command.title not in LEFT_OUT)
         active = {found.binding.id: found for found in screen.active_bindings.values() if found.enabled}
         for key in KEYS:
             if found := active.get(key.id):

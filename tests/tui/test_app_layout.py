@@ -105,17 +105,30 @@ async def test_other_themes_show_the_same_text(tmp_path: Path):
                 assert words in bench.text(), theme
 
 
-@pytest.mark.parametrize("size", [(1, 1), (20, 5), (79, 10), (300, 100)])
+@pytest.mark.parametrize("size", [(1, 1), (12, 24), (20, 5), (79, 10), (300, 100)])
 async def test_extreme_terminal_sizes_work(tmp_path: Path, size: tuple[int, int]):
     async with running_app(tmp_path, size=(80, 24), autostart=True) as bench:
         await bench.until_step(30)
         await bench.pilot.resize_terminal(*size)
         await bench.pilot.pause()
-        await bench.pilot.press("c")
-        await bench.pilot.pause()
-        await bench.pilot.press("f2")
+        for tab in ("f3", "f4", "f5", "f6", "f2"):
+            await bench.pilot.press(tab)
+            await bench.pilot.pause()
         await bench.pilot.resize_terminal(80, 24)
         await bench.until_seen("▶ training")
+
+
+@pytest.mark.parametrize("text", ["", "It was"])
+async def test_the_chat_survives_a_terminal_without_room_for_its_prompt(tmp_path: Path, text: str):
+    async with running_app(tmp_path, size=(80, 24)) as bench:
+        await bench.pilot.press("f3")
+        await bench.pilot.press(*text)
+        for width in (14, 13, 6, 1):
+            await bench.pilot.resize_terminal(width, 24)
+            await bench.pilot.pause()
+        await bench.pilot.resize_terminal(80, 24)
+        await bench.pilot.pause()
+        assert (text or "Enter") in bench.text()
 
 
 def test_frames_differ_from_the_focused_frame_in_every_theme() -> None:

@@ -135,6 +135,7 @@ async def test_the_palette_has_every_available_command(tmp_path: Path):
         await bench.until_step(5)
         titles = {command.title for command in bench.app.get_system_commands(bench.app.screen)}
         assert {"Pause", "Save", "Stop", "Log", "Theme", "Quit", "Chat"} <= titles
+        assert not {"Maximize", "Minimize"} & titles
         assert "Start" not in titles
         pause = next(c for c in bench.app.get_system_commands(bench.app.screen) if c.title == "Pause")
         await bench.app.run_action("pause", bench.app.main.train)
