@@ -21,8 +21,9 @@ async def test_a_first_start_starts_a_run_after_the_countdown(tmp_path: Path):
         assert bench.opener.requests[0].preset_name == "nano"
 
 
-async def test_the_countdown_is_shown_and_enter_starts_now(tmp_path: Path):
-    async with running_app(tmp_path, countdown_s=LONG_S) as bench:
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+async def test_the_countdown_is_shown_and_enter_starts_now(tmp_path: Path, size: tuple[int, int]):
+    async with running_app(tmp_path, size=size, countdown_s=LONG_S) as bench:
         await bench.until(lambda: bool(re.search(r"training nano on train.en starts in \d{3} s", bench.text())))
         assert "(Enter: now, Esc: cancel)" in bench.text()
         await bench.pilot.press("enter")

@@ -57,8 +57,23 @@ def test_an_estimate_says_what_is_not_known_yet():
 
 def test_rows_of_less_importance_are_left_out_of_a_low_terminal():
     rows = with_estimate(ROWS, estimate())
-    assert fitted_rows(rows, len(rows)) == rows
-    assert [label for label, _ in fitted_rows(rows, 4)] == ["model", "text", "time", "saves"]
+    assert fitted_rows(rows, 200, len(rows)) == [(label, [text]) for label, text in rows]
+    assert [label for label, _ in fitted_rows(rows, 200, 4)] == ["model", "text", "time", "saves"]
+
+
+@pytest.mark.parametrize("height", range(4, 30))
+def test_rows_that_wrap_fit_too(height: int):
+    rows = [*with_estimate(ROWS, estimate()), ("why", "because " * 50)]
+    fitting = fitted_rows(rows, 60, height)
+    lines = [line for _, lines in fitting for line in lines]
+    assert len(lines) <= height
+    assert all(len(line) <= 60 for line in lines)
+    assert {label for label, _ in fitting} >= {"model", "text", "time", "saves"}
+
+
+def test_a_row_without_room_for_its_lines_is_cut():
+    rows = [("model", "a " * 50), ("text", "b")]
+    assert fitted_rows(rows, 20, 2) == [("model", ["a a a a a a a a a …"]), ("text", ["b"])]
 
 
 def test_recent_runs_are_listed_with_aligned_columns_at_any_width():

@@ -247,12 +247,19 @@ def starts_unasked(preview: RunPreview) -> bool:
 
 
 def countdown_line(preview: RunPreview, countdown: Countdown, now_s: float, keys: Mapping[str, str], width: int) -> str:
-    """Return a progress bar, what starts and when, and the keys that start or cancel it."""
+    """Return a progress bar, what starts and when, and the keys that start or cancel it, as much as `width` holds."""
     what = "this model" if preview.model == CUSTOM else preview.model
     seconds = int(countdown.remaining_s(now_s)) + 1
     choices = f"({keys['start_now'].capitalize()}: now, {keys['cursor_off'].capitalize()}: cancel)"
     for_minutes = f" for {minutes_text(preview.settings.minutes)}" if preview.settings.minutes else ""
-    text = f"training {what} on {PurePath(preview.train_file).name}{for_minutes} starts in {seconds} s {choices}"
+    on_text = f" on {PurePath(preview.train_file).name}"
+    starts = f"starts in {seconds} s {choices}"
+    texts = [
+        f"training {what}{on_text}{for_minutes} {starts}",
+        f"training {what}{on_text} {starts}",
+        f"training {starts}",
+    ]
+    text = next((text for text in texts if len(text) <= width), starts)
     room = min(MAX_BAR_WIDTH, width - len(text) - 1)
     return f"{bar(countdown.fraction(now_s), room)} {text}" if room >= MIN_BAR_WIDTH else text
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -201,11 +200,15 @@ class Welcome(VerticalScroll):
         return self.app.size.width >= MIN_WITH_KEYS[0] and self.app.size.height >= MIN_WITH_KEYS[1]
 
     @property
-    def _text_width(self) -> int:
+    def _room(self) -> int:
         columns = self.app.size.width
         if self.screen.has_class("-very-wide"):
             columns = columns // (3 if self._has_keys else 2)
-        return max(MAX_TEXT_WIDTH if columns > MAX_TEXT_WIDTH + MARGIN else columns - MARGIN, 30)
+        return max(columns - MARGIN, 30)
+
+    @property
+    def _text_width(self) -> int:
+        return min(self._room, MAX_TEXT_WIDTH)
 
     def show_ages(self) -> None:
         """Update the ages of checkpoints and runs; the log of a run in training may have grown."""
@@ -220,7 +223,7 @@ class Welcome(VerticalScroll):
         if self._preview is None or self.has_class("-opening"):
             return
         self._update("#welcome-text", self._preview_text(self._preview._replace(now_s=time.time())))
-        self.countdown.room = self._text_width
+        self.countdown.room = self._room
         self._draw_panel("#welcome-runs", runs_panel(self._recent, self._keys, time.time(), self._text_width))
         self._draw_panel("#welcome-sample", sample_panel(self._recent))
         if self._has_keys:
@@ -229,13 +232,16 @@ class Welcome(VerticalScroll):
     def _preview_text(self, preview: RunPreview) -> Content:
         has_budget = self._probes.budget is not None
         actions = possible_actions(preview, is_changed=bool(self._changes), has_budget=has_budget)
-        rows = with_estimate(preview_rows(preview, self._changes, self._model_reason), self._estimate)
-        rows = fitted_rows(rows, max(4, self.size.height - len(actions) - OTHER_LINES))
+        rows = fitted_rows(
+            with_estimate(preview_rows(preview, self._changes, self._model_reason), self._estimate),
+            self._text_width - LABEL_WIDTH,
+            max(4, self.size.height - len(actions) - OTHER_LINES),
+        )
         what = "Train a GPT from scratch" if preview.start is None else "Fine-tune a trained GPT"
         lines = [Content.styled(f"{what}, watch it learn, chat with it.", "bold"), Content("")]
-        for label, text in rows:
+        for label, parts in rows:
             style = "bold $error" if label == "problem" else ""
-            for part in textwrap.wrap(one_line(text), self._text_width - LABEL_WIDTH):
+            for part in parts:
                 lines.append(Content.assemble((label.ljust(LABEL_WIDTH), "$muted"), (part, style)))
                 label = ""
         lines.append(Content(""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -38,13 +39,27 @@ class Panel(NamedTuple):
     lines: list[tuple[str, Tone]]
 
 
-def fitted_rows(rows: Sequence[tuple[str, str]], height: int) -> list[tuple[str, str]]:
-    """Return the rows of a preview that fit into `height` lines, without the least important ones."""
-    fitting = list(rows)
+def fitted_rows(rows: Sequence[tuple[str, str]], width: int, height: int) -> list[tuple[str, list[str]]]:
+    """Return the rows of a preview with the lines of their texts, as many as fit.
+
+    Where there is no room, the least important rows are left out, and then all lines but the first one of a row.
+
+    Args:
+        rows: Labels and texts.
+        width: Cells of a line.
+        height: Number of lines.
+    """
+    wrapped = [(label, textwrap.wrap(one_line(text), width)) for label, text in rows]
     for label in DROPPED_FIRST:
-        if len(fitting) > height:
-            fitting = [row for row in fitting if row[0] != label]
-    return fitting
+        if sum(len(lines) for _, lines in wrapped) > height:
+            wrapped = [row for row in wrapped if row[0] != label]
+    if sum(len(lines) for _, lines in wrapped) > height:
+        wrapped = [
+            (label, textwrap.wrap(one_line(text), width, max_lines=1, placeholder=" …"))
+            for label, text in rows
+            if label in dict(wrapped)
+        ]
+    return wrapped
 
 
 def with_estimate(rows: Sequence[tuple[str, str]], estimate: RunEstimate) -> list[tuple[str, str]]:
