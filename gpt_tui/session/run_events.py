@@ -165,7 +165,7 @@ def _started(run: RunState, event: RunStarted) -> RunState:
         begun = _logged(begun, small, "plain")
     if event.best_restarted:
         fresh = Score(patience_from=event.step)
-        begun = _logged(replace(begun, best=fresh, first_scores=None), event.best_restarted, "plain")
+        begun = _logged(replace(begun, best=fresh, first_scores=None, full_evaluation=None), event.best_restarted, "plain")
     return begun
 
 
