@@ -275,13 +275,13 @@ class GptApp(App[None]):
     def _announce(self, event: AnyEvent) -> None:
         match event:
             case CheckpointSaved(path=path, step=step):
-                if self.main.banner.text.startswith(NOT_SAVED):
+                if self.main.banner.is_about_save:
                     self.main.banner.say("")
                 if self.controller.take_requested_save(event):
                     self.notify(f"saved {one_line(PurePath(path).stem)} at step {integer(step)}", markup=False)
             case SaveFailed(error=error):
                 self.notify(one_line(error), title=NOT_SAVED, severity="error", timeout=15, markup=False)
-                self.main.banner.say(f"{NOT_SAVED}: {error}", "bad")
+                self.main.banner.say(f"{NOT_SAVED}: {error}", "bad", is_about_save=True)
             case EvalCompleted(step=step) if (found := self.controller.run.used_up) and found.step == step:
                 self.notify(advice(self.controller.run), title="text used up", timeout=30, markup=False)
             case LossDiverged(step=step):
@@ -380,7 +380,7 @@ class GptApp(App[None]):
             elif answer == "discard":
                 self.controller.stop(save=False, may_ask=True)
             else:
-                self.main.banner.say(f"{NOT_SAVED} (w: try again, q: quit)", "bad")
+                self.main.banner.say(f"{NOT_SAVED} (w: try again, q: quit)", "bad", is_about_save=True)
 
         self.main.ask_about_unsaved_run(answered)
 

@@ -12,15 +12,21 @@ SIGNS = {"good": "✓", "bad": "✗", "plain": "•", "dim": "•"}
 
 
 class Banner(Static):
-    """Line across the screen, hidden while it is empty."""
+    """Line across the screen, hidden while it is empty.
+
+    Attributes:
+        text: The line.
+        is_about_save: True if it says that a run is not saved, which the next save makes untrue.
+    """
 
     def __init__(self, *, id: str) -> None:
         super().__init__(id=id, markup=False)
         self.text = ""
+        self.is_about_save = False
 
-    def say(self, text: str, tone: Tone = "plain") -> None:
+    def say(self, text: str, tone: Tone = "plain", *, is_about_save: bool = False) -> None:
         """Show a line; an empty one hides the banner."""
-        self.text = one_line(text)
+        self.text, self.is_about_save = one_line(text), is_about_save
         self.display = bool(text)
         for name in SIGNS:
             self.set_class(name == tone, f"-{name}")
