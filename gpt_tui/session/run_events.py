@@ -164,8 +164,8 @@ def _started(run: RunState, event: RunStarted) -> RunState:
     if small := too_small_text(event):
         begun = _logged(begun, small, "plain")
     if event.best_restarted:
-        fresh = Score(patience_from=event.step)
-        begun = _logged(replace(begun, best=fresh, first_scores=None, full_evaluation=None), event.best_restarted, "plain")
+        begun = replace(begun, best=Score(patience_from=event.step), first_scores=None, full_evaluation=None)
+        begun = _logged(begun, event.best_restarted, "plain")
     return begun
 
 

@@ -118,11 +118,12 @@ def test_in_the_log_of_an_earlier_version_the_best_accuracy_counts():
 
 
 def test_another_eval_text_resets_the_best_score_and_is_logged():
-    before = advance(RunState(limits=LIMITS, best=Score(0.4, 500, 2)), ev.FullEvalCompleted(600, 3.0, 20.1, 0.4, 1.5, 90))
+    scored_before = ev.FullEvalCompleted(600, 3.0, 20.1, 0.4, 1.5, 90)
+    before = advance(RunState(limits=LIMITS, best=Score(0.4, 500, 2)), scored_before)
     history = advance(before, started(step=600, best_restarted="another eval text: a new best score"))
     assert history.best == Score(patience_from=600)
     assert history.full_evaluation is None
-    assert advance(before, started(step=600)).full_evaluation == before.full_evaluation
+    assert advance(before, started(step=600)).full_evaluation is scored_before
     assert history.log[-1].text == "another eval text: a new best score"
 
 
