@@ -380,7 +380,9 @@ class GptApp(App[None]):
             elif answer == "discard":
                 self.controller.stop(save=False, may_ask=True)
             else:
-                self.main.banner.say(f"{NOT_SAVED} (w: try again, q: quit)", "bad", is_about_save=True)
+                keys = shown_keys(dict(self._keymap))
+                choices = f"({keys['save']}: try again, {keys['request_quit']}: quit)"
+                self.main.banner.say(f"{NOT_SAVED} {choices}", "bad", is_about_save=True)
 
         self.main.ask_about_unsaved_run(answered)
 

@@ -14,6 +14,7 @@ from gpt_tui.session.run_state import NO_LIMITS, RunState, latest_value
 from gpt_tui.session.run_text import best_score, gap_at
 from gpt_tui.session.start_text import hosts_count, hosts_text, origin_text
 from gpt_tui.shared.formatting import (
+    PART_MARK,
     age,
     bar,
     counted,
@@ -131,10 +132,13 @@ def evaluation_rows(state: RunState, value_width: int) -> list[Row]:
     full = full_evaluation_rows(state, value_width)
     if state.evaluation is None:
         return [first_evaluation_row(state, value_width)] if state.full_evaluation is None else full
-    rows = [*metric_rows(state, EvalCompleted, value_width), *gap_rows(state, value_width), *full,
-            *start_rows(state, value_width)]  # fmt: skip
+    mark = PART_MARK if state.started is not None and state.started.eval_part_tokens else ""
+    scores = [
+        row._replace(value=mark + row.value) for row in metric_rows(state, EvalCompleted, value_width - len(mark))
+    ]
+    rows = [*scores, *gap_rows(state, value_width), *full, *start_rows(state, value_width)]
     if best := best_score(state):
-        options = [f"★ {best} at {short(state.best.step)}", f"★ {best}"]
+        options = [f"★ {mark}{best} at {short(state.best.step)}", f"★ {mark}{best}"]
         rows.append(Row(f"best {state.best_metric}", longest_fitting(options, value_width)))
     if state.limits.patience and state.finished is None:
         rows.append(early_stopping_row(state, value_width))
@@ -174,7 +178,8 @@ def full_evaluation_rows(state: RunState, value_width: int) -> list[Row]:
     started, full = state.started, state.full_evaluation
     rows = []
     if started is not None and started.eval_part_tokens:
-        rows.append(Row("eval tokens", f"{short(started.eval_part_tokens)} of {short(started.eval_tokens)}"))
+        part = f"{PART_MARK} {short(started.eval_part_tokens)} of {short(started.eval_tokens)}"
+        rows.append(Row("eval tokens", part))
     if full is None:
         return rows
     loss = nats(full.loss)

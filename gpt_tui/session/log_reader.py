@@ -23,6 +23,7 @@ from gpt_core.training.events import (
 from gpt_core.training.metrics_log import MAX_LINE_BYTES
 from gpt_tui.session.run_events import advance_all
 from gpt_tui.session.run_state import NO_LIMITS, Limits, RunState
+from gpt_tui.shared.formatting import PART_MARK
 
 READ_BYTES = 1 << 17
 SCAN_BYTES = 1 << 19  # per read of a summary
@@ -31,7 +32,6 @@ FINGERPRINT_BYTES = 64  # of the last bytes read, by which a replaced file is de
 RARE_EVENTS = tuple(
     b'{"event":"%s"' % name for name in (b"started", b"eval", b"full_eval", b"paused", b"continued", b"finished")
 )
-PART_MARK = "~"
 STEP_EVENT = b'{"event":"step"'
 
 

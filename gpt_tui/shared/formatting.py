@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 ENDED_AT_ONCE = "(end of text at once)"  # in place of an empty continuation of a prompt
 ONLY_WHITE_SPACE = "(only white space)"  # in place of one that shows nothing
 NOT_A_NUMBER = "–"
+PART_MARK = "~"
+"""mark of scores of a part of the eval text"""
 MAX_DAYS = 100_000  # more are written in scientific notation
 
 

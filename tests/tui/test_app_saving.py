@@ -236,7 +236,7 @@ async def test_cancelling_the_question_keeps_the_run_and_w_saves_it(tmp_path: Pa
         await bench.pilot.press("s")
         await leave_unsaved(bench, models)
         await bench.pilot.press("escape")
-        await bench.until_seen("not saved (w: try again, q: quit)")
+        await bench.until_seen("not saved (w: try again, ^q: quit)")
         models.unlink()
         await bench.pilot.press("w")
         await bench.until_phase(Phase.STOPPED)

@@ -271,6 +271,19 @@ def test_names_are_escaped_and_long_ones_are_cut(tmp_path: Path):
 # -- text
 
 
+def test_scores_of_a_part_of_the_eval_text_are_marked(tmp_path: Path) -> None:
+    save(tmp_path / "best_model.safetensors", 0, step=12_000)
+    save(tmp_path / "ckpt_latest.safetensors", 0, step=12_000, eval_windows=8)
+    found = {file.name: file for file in FolderScanner(str(tmp_path)).scan().files}
+    shown = {name: dict(details(file, VALID, NOW_S))["scores"] for name, file in found.items()}
+    scores = "eval loss 3.456, accuracy 31.2%, 2.468 bits per byte"
+    assert f"{scores}; " in shown["best_model"]
+    assert f"{scores} (~: of a part of the eval text); " in shown["ckpt_latest"]
+    rows = {row.text.split()[0]: row.text for row in table(list(found.values()), {}, NOW_S, 120).rows}
+    assert ("~3.456" in rows["best_model"], "~3.456" in rows["ckpt_latest"]) == (False, True)
+    assert ("~31.2%" in rows["best_model"], "~31.2%" in rows["ckpt_latest"]) == (False, True)
+
+
 def test_details_name_the_damage_and_the_run(contents: FolderContents):
     text = dict(details(named(contents, "epoch_020"), verification_of(named(contents, "epoch_020"), {}), NOW_S))
     assert text["status"].startswith("✗ damaged: got 3,000 bytes")

@@ -67,8 +67,9 @@ def test_the_score_of_a_part_of_the_eval_text_and_that_of_all_of_it_have_their_o
     part = advance(trained(10), started(eval_tokens=9_000, eval_part_tokens=1_000))
     part = advance(part, scored(10, 0.3, 3.25))
     shown = values(part)
-    assert shown["eval loss"] == "3.250 nats per token"
-    assert shown["eval tokens"] == "1.00k of 9.00k"
+    assert shown["eval loss"] == "~3.250 nats per token"
+    assert shown["accuracy"] == "~30.0%"
+    assert shown["eval tokens"] == "~ 1.00k of 9.00k"
     assert "full eval" not in shown
     full = advance(part, ev.FullEvalCompleted(10, 3.125, 22.8, 0.3, 2.0, 8_999))
     assert values(full)["full eval"] == "3.125 at 10"

@@ -16,6 +16,7 @@ from gpt_core.text.synthetic import is_synthetic
 from gpt_tui.session.outcome_text import ENDINGS
 from gpt_tui.session.run_preview import shown_path
 from gpt_tui.shared.formatting import (
+    PART_MARK,
     age,
     counted,
     duration,
@@ -117,12 +118,17 @@ def train_loss(info: CheckpointInfo) -> str:
 
 def eval_loss(info: CheckpointInfo) -> str:
     """Return the eval loss of the step, a dash where it was not evaluated."""
-    return nats(info.scores.loss) if info.scores else NONE
+    return part_mark(info) + nats(info.scores.loss) if info.scores else NONE
 
 
 def eval_accuracy(info: CheckpointInfo) -> str:
     """Return the eval accuracy of the step, a dash where it was not evaluated."""
-    return percent(info.scores.accuracy) if info.scores else NONE
+    return part_mark(info) + percent(info.scores.accuracy) if info.scores else NONE
+
+
+def part_mark(info: CheckpointInfo) -> str:
+    """Return the mark of scores of a part of the eval text, "" for all of it."""
+    return PART_MARK if info.state.eval_windows else ""
 
 
 def best_so_far(info: CheckpointInfo) -> str:
@@ -302,7 +308,8 @@ def scores_of(info: CheckpointInfo) -> str:
     state = info.state
     losses = (("train loss", state.train_loss), ("step loss", state.step_loss))
     parts = [", ".join(f"{label} {nats(loss)}" for label, loss in losses if loss is not None)]
-    parts.append(scores_text(info.scores) if info.scores else "not evaluated at this step")
+    of_part = f" ({PART_MARK}: of a part of the eval text)" if part_mark(info) else ""
+    parts.append(scores_text(info.scores) + of_part if info.scores else "not evaluated at this step")
     parts.append(best_so_far(info))
     return "; ".join(part for part in parts if part)
 

@@ -28,11 +28,11 @@ from gpt_tui.run_view.status import (
     training_rows,
 )
 from gpt_tui.session.curve import STEP
-from gpt_tui.session.log_reader import PART_MARK
 from gpt_tui.session.outcome_text import why_ended
 from gpt_tui.session.run_finder import RunInfo, RunStatus
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.formatting import (
+    PART_MARK,
     age,
     clock,
     counted,

@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 from gpt_core.bench.estimate import estimate_run_length
 from gpt_tui.new_run.estimate import RunEstimate, memory_here, memory_text, step_time
-from gpt_tui.session.log_reader import PART_MARK
 from gpt_tui.session.recent_runs import RecentRuns
 from gpt_tui.session.run_finder import RunInfo
 from gpt_tui.session.run_preview import shown_path
-from gpt_tui.shared.formatting import age, estimated_duration, integer, narrow, short
+from gpt_tui.shared.formatting import PART_MARK, age, estimated_duration, integer, narrow, short
 from gpt_tui.shared.rows import Tone
 from gpt_tui.shared.sanitize import one_line, printable
 
