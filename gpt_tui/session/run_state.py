@@ -210,8 +210,20 @@ class RunState:
     @property
     def has_used_its_time(self) -> bool:
         """True after the last step of a run with a time budget: only the final evaluation follows."""
-        minutes = self.started.minutes if self.started else 0.0
-        return minutes > 0 and (self.elapsed_s >= 60 * minutes or 0 < self.last_step <= self.step)
+        return self.budget_s > 0 and (self.elapsed_s >= self.budget_s or 0 < self.last_step <= self.step)
+
+    @property
+    def budget_s(self) -> float:
+        """Time budget in seconds, 0 for none."""
+        return 60 * self.started.minutes if self.started else 0.0
+
+    @property
+    def is_ended_by_its_time(self) -> bool:
+        """True if the run has a time budget that ends before its last step does."""
+        plan = self.plan
+        # within a step: a plan ends the run at a whole step
+        is_reached = not plan or plan.elapsed_s + (plan.last_step - plan.step + 1) * plan.step_s >= self.budget_s
+        return self.budget_s > 0 and is_reached
 
     @property
     def evaluation(self) -> Evaluation | None:
@@ -250,11 +262,8 @@ class RunState:
 
         It covers the sessions before a resume, too. None without a limit.
         """
-        plan, budget_s = self.plan, 60 * self.started.minutes if self.started else 0.0
-        # within a step: a plan ends the run at a whole step
-        is_timed = not plan or plan.elapsed_s + (plan.last_step - plan.step + 1) * plan.step_s >= budget_s
-        if budget_s and is_timed:
-            return min(1.0, self.elapsed_s / budget_s)
+        if self.is_ended_by_its_time:
+            return min(1.0, self.elapsed_s / self.budget_s)
         return min(1.0, self.step / self.last_step) if self.last_step else None
 
     @property
@@ -269,7 +278,12 @@ class RunState:
 
     @property
     def remaining_s(self) -> float | None:
-        """Seconds to the end at the pace of the last PACE_STEPS steps, evaluations included; None where unknown."""
+        """Seconds to the end; None where unknown.
+
+        If a time budget does not end the run, it is at the pace of the last PACE_STEPS steps, evaluations included.
+        """
+        if self.is_ended_by_its_time and not self.finished:
+            return max(0.0, self.budget_s - self.elapsed_s)
         recent = self.curve.recent[-PACE_STEPS:]
         if not self.last_step or self.finished or len(recent) < 2:
             return None

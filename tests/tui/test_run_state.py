@@ -1,6 +1,7 @@
 """Run state as a pure function of events: curve, smoothing, best score, log, bounds."""
 
 import math
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -179,6 +180,15 @@ def test_remaining_time_comes_from_the_pace_of_the_last_steps():
     assert RunState().remaining_s is None
     assert trained(1).remaining_s is None
     assert trained(1000).remaining_s == pytest.approx((2000 - 1000) * 0.1, rel=0.01)
+
+
+def test_the_remaining_time_of_a_run_with_a_time_budget_is_that_of_the_budget():
+    begun = replace(trained(300), started=started(minutes=1.0))  # 0.1 s per step
+    assert begun.remaining_s == pytest.approx(60 - 30)
+    slower = advance(begun, ev.PlanMade(300, 0.5, 900, 30.0, 0.05, 60.0))
+    assert slower.remaining_s == pytest.approx(60 - 30)  # not 60 s at the pace of the last steps
+    by_steps = advance(begun, ev.PlanMade(300, 0.5, 400, 30.0, 0.05, 60.0))
+    assert by_steps.remaining_s == pytest.approx(100 * 0.1, rel=0.01)
 
 
 def test_epoch_fraction_is_1_at_the_end_of_an_epoch():
