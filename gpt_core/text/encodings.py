@@ -21,7 +21,9 @@ _BYTE_ORDER_MARKS = (  # longer ones before those that they begin with
     (codecs.BOM_UTF16_BE, "utf-16"),
     (codecs.BOM_UTF8, UTF8),
 )
+_USE_AS_BYTES = "use its bytes as they are with --set allow_binary=true"
 _SHOWN_CHARACTERS = 32  # of the line that is not UTF-8, in an error message
+_DENSITY_BYTES = 64  # from the first error, in which errors are counted
 # encoding that decodes the text, encoding to suggest, letters that it consists of, minimum share of them
 _EAST_ASIAN = (
     ("euc_jp", "euc_jp", re.compile("[\u3040-\u30ff]"), 0.25),
@@ -73,32 +75,72 @@ def utf8_blocks(blocks: Iterable[bytes], encoding: str, name: str) -> Iterator[b
         yield from blocks
         return
     decoder = codecs.getincrementaldecoder(encoding)("strict")
-    offset, line = 0, 1
+    offset, line, continuation = 0, 1, 0
     for block in itertools.chain(blocks, (b"",)):
         try:
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
             data = error.object  # the block, after the beginning of a character that the block before it ended with
-            start = offset - (len(data) - len(block)) + error.start
+            pending = len(data) - len(block)
+            start = offset - pending + error.start
             line += data.count(b"\n", 0, error.start)
-            raise _wrong_encoding(name, encoding, data, error, f"byte {start:,} (line {line:,})") from None
+            place = f"byte {start:,} (line {line:,})"
+            if encoding == UTF8 and is_damaged_utf8(data, error, start, continuation - pending):
+                problem = damaged_utf8(name, data, error, place)
+                raise CorpusError(f"{problem}, or {_USE_AS_BYTES}") from None
+            raise _wrong_encoding(name, encoding, data, error, place) from None
         except UnicodeError as error:
             raise CorpusError(f"{name} is not {encoding}: {error}; name its encoding with --encoding") from None
         offset += len(block)
         line += block.count(b"\n")
+        continuation += len(block) - len(text)
         if encoded := block if encoding == UTF8 else text.encode(errors="replace"):
             yield encoded
 
 
 def _wrong_encoding(name: str, encoding: str, data: bytes, error: UnicodeDecodeError, place: str) -> CorpusError:
     """Return the error for a text that is not in the encoding that it was read in."""
-    as_bytes = "use its bytes as they are with --set allow_binary=true"
+    if encoding in ("utf-16", "utf-32"):  # of a byte order mark
+        return CorpusError(f"{name} is not {encoding}: {error.reason} at {place}; restore it, or {_USE_AS_BYTES}")
     if encoding != UTF8:
-        return CorpusError(
-            f"{name} is not {encoding}: {error.reason} at {place}; name its encoding with --encoding, or {as_bytes}"
-        )
+        problem = f"{name} is not {encoding}: {error.reason} at {place}"
+        return CorpusError(f"{problem}; name its encoding with --encoding, or {_USE_AS_BYTES}")
     problem, guess = not_utf8(name, data, error, place)
-    return CorpusError(f"{problem}: read it with --encoding {guess}, or {as_bytes}")
+    return CorpusError(f"{problem}: read it with --encoding {guess}, or {_USE_AS_BYTES}")
+
+
+def is_damaged_utf8(data: bytes, error: UnicodeDecodeError, start: int, continuation: int = 0) -> bool:
+    """Return True if a text is UTF-8 with a damaged character, not a text in another encoding.
+
+    It is if the text before the error has characters beyond ASCII. Single ones occur by chance in the first words of
+    a text in an East Asian or Cyrillic encoding, where errors are much denser.
+
+    Args:
+        data: The text, or the block of it that was decoded.
+        error: Error of decoding `data`.
+        start: Offset of the error in the text, in bytes.
+        continuation: Number of bytes before `data` that continue a UTF-8 character.
+    """
+    valid = data[: error.start]
+    continuation += len(valid) - len(valid.decode(UTF8))
+    errors = data[error.start : error.start + _DENSITY_BYTES].decode(UTF8, "replace").count("\ufffd")
+    return continuation > 0 and (start >= HEAD_BYTES or continuation >= errors)
+
+
+def damaged_utf8(name: str, data: bytes, error: UnicodeDecodeError, place: str) -> str:
+    """Return that a UTF-8 text has a damaged character or ends inside one, and how to repair it.
+
+    Args:
+        name: Name of the text.
+        data: The text, or the block of it that was decoded.
+        error: Error of decoding `data`.
+        place: Where in the text the error is.
+    """
+    problem = f"{name} is damaged UTF-8: got 0x{data[error.start]:02x} at {place}"
+    if error.reason == "unexpected end of data":
+        cut = len(data) - error.start
+        return f"{problem}, where it ends inside a character; remove the last {'byte' if cut == 1 else f'{cut} bytes'}"
+    return f"{problem}, which is no UTF-8 character; correct or remove it there"
 
 
 def not_utf8(name: str, data: bytes, error: UnicodeDecodeError, place: str) -> tuple[str, str]:
@@ -131,13 +173,16 @@ def prompt_text(data: bytes, name: str, encoding: str = UTF8) -> str:
     if found := not_text(data[:HEAD_BYTES], "" if encoding == UTF8 else encoding):
         raise ConfigError(f"{name}: got {found.kind}, expected text; {found.remedy}")
     try:
-        return data.removeprefix(codecs.BOM_UTF8).decode(encoding)
+        return data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         if encoding != UTF8:
             place = f"byte {error.start:,}"
             raise ConfigError(f"{name} is not {encoding}: {error.reason} at {place}; convert it to UTF-8") from None
         line = data.count(b"\n", 0, error.start) + 1
-        problem, guess = not_utf8(name, data, error, f"byte {error.start:,} (line {line:,})")
+        place = f"byte {error.start:,} (line {line:,})"
+        if is_damaged_utf8(data, error, error.start):
+            raise ConfigError(damaged_utf8(name, data, error, place)) from None
+        problem, guess = not_utf8(name, data, error, place)
         raise ConfigError(f"{problem}: convert it to UTF-8 (`iconv -f {guess} -t UTF-8`)") from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import shutil
 from collections.abc import Callable
@@ -106,6 +107,18 @@ def test_a_line_of_the_chat_that_is_not_text_is_refused_as_a_prompt_is(program: 
         run = program(*arguments, input=binary)
         assert (run.returncode, run.stdout) == (2, "")
         assert run.stderr == f"gpt-tui: {name}: got binary data, expected text; name a text file\n"
+
+
+def test_a_prompt_that_ends_inside_a_character_is_damaged_utf8(program: Callable[..., Result], tmp_path: Path) -> None:
+    prompt = tmp_path / "prompt.txt"
+    for mark, byte in ((b"", 17), (codecs.BOM_UTF8, 20)):
+        prompt.write_bytes(mark + "It was\nnaïve café".encode()[:-1])
+        run = program("generate", "--prompt-file", str(prompt))
+        assert (run.returncode, run.stdout) == (2, "")
+        assert run.stderr == (
+            f"gpt-tui: {prompt} is damaged UTF-8: got 0xc3 at byte {byte} (line 2), where it ends inside a "
+            "character; remove the last byte\n"
+        )
 
 
 def test_a_prompt_that_is_not_utf8_is_refused_however_it_is_read(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 
 import pytest
 
 from gpt_core.errors import CorpusError
+from gpt_core.file_kinds import HEAD_BYTES
 from gpt_core.text import corpus
 from gpt_core.text.encodings import find_encoding, guess_encoding, utf8_blocks
 from gpt_core.text.reader import TextReader, documents, text_sha256
@@ -91,12 +93,60 @@ def test_the_byte_that_is_not_utf8_is_named_wherever_blocks_end(
 ) -> None:
     monkeypatch.setattr(corpus, "BLOCK_BYTES", block)
     (tmp_path / "t").write_bytes("Zeile 1: ä\nZeile 2: €".encode() + b" \xe2\x82X\n")
-    assert "t is not UTF-8: got 0xe2 at byte 25 (line 2)" in refusal(text_source(tmp_path / "t"))
+    assert "t is damaged UTF-8: got 0xe2 at byte 25 (line 2), which is no UTF-8 character" in refusal(
+        text_source(tmp_path / "t")
+    )
     (tmp_path / "t").write_bytes("Zeile 1: ä\nZeile 2: €".encode()[:-1])
-    assert "got 0xe2 at byte 21 (line 2)" in refusal(text_source(tmp_path / "t"))
+    assert "0xe2 at byte 21 (line 2), where it ends inside a character; remove the last 2 bytes" in refusal(
+        text_source(tmp_path / "t")
+    )
     (tmp_path / "t").write_bytes("Zeile 1: ä\nZeile 2: €".encode() + b" \xe2\x82X\n")
     with pytest.raises(CorpusError, match="at byte 25"):
         text_sha256(text_source(tmp_path / "t"))
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b"It was a truth. " * 8000 + "größer ".encode() * 3000 + b"\xe9 " + "größer ".encode() * 30, "0xe9 at byte"),
+        (("naïve café " * 9000).encode()[:-2], "where it ends inside a character; remove the last byte"),
+        ((JAPANESE * 99).encode()[:-1], "where it ends inside a character; remove the last 2 bytes"),
+        ((RUSSIAN * 99).encode() + b"\x96" + RUSSIAN.encode(), "0x96 at byte"),
+        ("one é, then ".encode() + b"plain " * 20_000 + RUSSIAN.encode("cp1251"), "which is no UTF-8 character"),
+        (codecs.BOM_UTF8 + b"It was \xe9.", "got 0xe9 at byte 10 (line 1)"),
+    ],
+)
+def test_a_damaged_utf8_text_is_not_taken_for_another_encoding(tmp_path: Path, data: bytes, problem: str) -> None:
+    (tmp_path / "t").write_bytes(data)
+    for named in ("",) if data[:HEAD_BYTES].isascii() else ("", "cp1252", "koi8-r"):
+        message = refusal(text_source(tmp_path / "t", encoding=named))
+        assert "t is damaged UTF-8: got 0x" in message
+        assert problem in message
+        assert "--encoding" not in message
+        assert "looks like" not in message
+
+
+def test_a_character_that_happens_to_be_utf8_does_not_make_a_text_utf8(tmp_path: Path) -> None:
+    data = "通".encode("gb18030") + (CHINESE * 9).encode("gb18030")
+    assert len(data[:2].decode()) == 1
+    (tmp_path / "t").write_bytes(data)
+    assert "read it with --encoding gb18030" in refusal(text_source(tmp_path / "t"))
+
+
+@pytest.mark.parametrize("block", [1, 7, 1 << 20])
+def test_an_incomplete_character_at_the_end_of_a_block_is_no_valid_one(
+    tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "BLOCK_BYTES", block)
+    (tmp_path / "t").write_bytes("the cat sat in a café".encode("cp1252"))
+    assert "t is not UTF-8: got 0xe9 at byte 20 (line 1)" in refusal(text_source(tmp_path / "t"))
+
+
+def test_a_damaged_text_with_a_byte_order_mark_is_not_to_be_read_with_another_encoding(tmp_path: Path) -> None:
+    (tmp_path / "t").write_bytes("It was".encode("utf-16")[:-1])
+    message = refusal(text_source(tmp_path / "t"))
+    assert "t is not utf-16: truncated data at byte 12 (line 1); restore it, or use its bytes" in message
+    assert "--encoding" not in message
 
 
 def test_a_text_that_is_not_in_the_named_encoding_is_refused(tmp_path: Path) -> None:
