@@ -239,7 +239,7 @@ def say_how_it_ended(history: RunState, settings: Settings, stream: TextIO) -> N
     if (full := history.full_evaluation) is not None and full.step == history.step:
         reached.append(full_scores(full))
         named_loss = full.loss
-    elif (score := history.evaluation) is not None and not is_of_earlier_text(history):
+    elif (score := history.evaluation) is not None:
         reached.append(
             f"eval loss {nats(score.loss)}, {fixed(score.bits_per_byte)} bits per byte, "
             f"accuracy {percent(score.accuracy)}"
@@ -271,12 +271,6 @@ def say_how_it_ended(history: RunState, settings: Settings, stream: TextIO) -> N
         if can_print(line, stream):
             say(stream, line)
             return
-
-
-def is_of_earlier_text(history: RunState) -> bool:
-    """Return True if the latest evaluation is from before a resume that began a new best score."""
-    started, score = history.started, history.evaluation
-    return bool(started and started.best_restarted and score and score.step <= started.step)
 
 
 def next_commands(finished: RunFinished, settings: Settings, models_dir: str) -> str:

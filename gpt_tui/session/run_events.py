@@ -155,7 +155,8 @@ def _started(run: RunState, event: RunStarted) -> RunState:
     """Begin a session of the run, and log what it trains on."""
     for warning in event.warnings:
         run = _logged(run, warning, "bad")
-    begun = replace(run, started=event, plan=None, finished=None, paused=False, diverged=None, exchange=None)
+    begun = replace(run, started=event, plan=None, finished=None, paused=False, diverged=None, exchange=None,
+                    other_text_until=min(run.other_text_until, event.step))  # fmt: skip
     begun = _logged(begun, started_text(event), "good")
     if event.model_reason:
         begun = _logged(begun, event.model_reason, "plain")
@@ -164,7 +165,8 @@ def _started(run: RunState, event: RunStarted) -> RunState:
     if small := too_small_text(event):
         begun = _logged(begun, small, "plain")
     if event.best_restarted:
-        begun = replace(begun, best=Score(patience_from=event.step), first_scores=None, full_evaluation=None)
+        fresh = Score(patience_from=event.step)
+        begun = replace(begun, best=fresh, first_scores=None, full_evaluation=None, other_text_until=event.step)
         begun = _logged(begun, event.best_restarted, "plain")
     return begun
 

@@ -148,6 +148,7 @@ class RunState:
         curve: Train losses.
         curves: Values of the other metrics of the steps, and of the metrics that are not built in, by name.
         evaluations: Evaluations, thinned to MAX_EVALUATIONS.
+        other_text_until: Step up to which evaluations are of an earlier eval text; -1 if none is.
         full_evaluation: Last evaluation on the complete eval text.
         lines_reproduced: Last check of a self-test.
         used_up: First evaluation after the second pass over the training text, None before it.
@@ -177,6 +178,7 @@ class RunState:
     curve: Curve = field(default_factory=Curve)
     curves: Mapping[str, Curve] = field(default_factory=dict)
     evaluations: tuple[Evaluation, ...] = ()
+    other_text_until: int = -1
     full_evaluation: FullEvalCompleted | None = None
     lines_reproduced: LinesReproduced | None = None
     used_up: UsedUp | None = None
@@ -227,8 +229,9 @@ class RunState:
 
     @property
     def evaluation(self) -> Evaluation | None:
-        """The last evaluation."""
-        return self.evaluations[-1] if self.evaluations else None
+        """The last evaluation; None before the first on the present eval text."""
+        last = self.evaluations[-1] if self.evaluations else None
+        return last if last is not None and last.step > self.other_text_until else None
 
     @property
     def is_evaluated(self) -> bool:

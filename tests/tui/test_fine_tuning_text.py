@@ -110,6 +110,21 @@ def test_the_scores_before_fine_tuning_are_forgotten_with_another_eval_text() ->
     assert gain_text(again) == ""
 
 
+def test_a_run_resumed_with_another_eval_text_does_not_show_the_scores_of_the_earlier_one() -> None:
+    full = FullEvalCompleted(250, 4.431, 84.0, 0.3, 2.0, 33_400)
+    again = advance(
+        advance(tuned(), full), started(**START, step=250, resumed_from="x", best_restarted="another eval text")
+    )
+    output = io.StringIO()
+    say_how_it_ended(advance(again, RunFinished("max_steps", 250)), TUNED, output)
+    assert "eval" not in output.getvalue().splitlines()[0]
+    assert [row.value for row in evaluation_rows(again, 40) if "4.431" in row.value or "2.704" in row.value] == []
+    third = advance(again, started(**START, step=250, resumed_from="x"))
+    assert third.evaluation is None
+    assert advance_all(third, [step(300), scored(300, 0.4, 2.9)]).evaluation is not None
+    assert "eval loss" not in {figure.label for figure in evaluation_figures(again, SessionStatus(Phase.TRAINING))}
+
+
 def test_a_resumed_run_has_the_scores_before_fine_tuning_from_its_checkpoint(tmp_path: Path) -> None:
     state = TrainingState(run_id="a", step=9, start_scores=tuned().start_scores)
     assert with_earlier_part(RunState(), None, state).first_scores == tuned().start_scores
