@@ -360,12 +360,15 @@ def eval_text_of_run(model: ModelBundle, progress: Progress = ignore_progress) -
         text = load_tokens(source, model.tokenizer, settings.document, progress=progress)
     except CorpusError as error:
         raise text_of_run_error(error, str(name), "name a text with --eval-file") from None
+    file_sha256 = text.sha256
     if held_out is None:
         text = split_held_out(text, settings.val_frac)[1]
     expected, found, hashed = model.eval_sha256, text.sha256, source.name
     if not expected:  # earlier versions saved the digest of the training text alone
         expected, found, hashed = model.corpus_sha256, text_sha256(train, progress), train.name
     if expected and expected != found:
+        if held_out is None and model.corpus_sha256 != file_sha256:  # digests of files, not of the held-out part
+            expected, found = model.corpus_sha256, file_sha256
         raise CheckpointError(
             f"{name}: the text of its run was not found: expected SHA-256 {expected[:12]}…, got {hashed} with "
             f"{found[:12]}…",

@@ -47,6 +47,13 @@ def evaluate(options: Namespace) -> int:
         if "=" in assignment and (name := assignment.partition("=")[0].strip()) not in TEXT_SETTINGS:
             raise ConfigError(f"--set: got {shown(name)}, expected one of {', '.join(TEXT_SETTINGS)}")
     model = load_model(options, ("eval_file", "text_field", "encoding", "weights"))
+    given = [f"--{name.replace('_', '-')}" for name in ("text_field", "encoding") if getattr(options, name) is not None]
+    given += [f"--set {assignment}" for assignment in options.assignments]
+    if given and options.eval_file is None:
+        raise ConfigError(
+            f"got {' '.join(given)} without --eval-file: the eval text of the run is read as it was in training; "
+            f"leave out {' '.join(given)}, or name a text with --eval-file"
+        )
     with ProgressLine() as waiting:
         text, name, of_run = scored_text(model, options.eval_file is not None, waiting)
         result = evaluation.evaluate(

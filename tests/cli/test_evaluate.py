@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import math
 import re
@@ -167,6 +168,33 @@ def test_evaluate_refuses_a_text_that_has_changed_since_the_run(trained: Path, t
     assert "the text of its run was not found" in run.stderr
     run = run_program("evaluate", "--json", "--eval-file", str(trained / "data/test/eval.en"), cwd=tmp_path / "copy")
     assert json.loads(run.stdout)["text"] == "run"
+
+
+@pytest.mark.parametrize(
+    "given", [("--encoding", "cp1252"), ("--set", "encoding=latin_1"), ("--set", "text_field=body")]
+)
+def test_evaluate_reads_the_text_of_the_run_as_in_its_training(
+    program: Callable[..., Result], given: tuple[str, str]
+) -> None:
+    run = program("evaluate", *given)
+    assert (run.returncode, run.stdout) == (2, "")
+    option = given[0] if given[0] != "--set" else " ".join(given)
+    assert f"got {option} without --eval-file: the eval text of the run is read as it was in training" in run.stderr
+
+
+@pytest.mark.slow
+def test_evaluate_names_the_digests_of_the_files_where_the_end_of_the_text_was_held_out(tmp_path: Path) -> None:
+    text = tmp_path / "t.txt"
+    text.write_text("The cat sat on the mat.\n\n" * 60)
+    before = hashlib.sha256(text.read_bytes()).hexdigest()[:12]
+    run = run_program("--train-only", *tiny(), "--train-file", "t.txt", "--max-steps", "1", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    with text.open("a") as file:
+        file.write("One more line.\n")
+    after = hashlib.sha256(text.read_bytes()).hexdigest()[:12]
+    run = run_program("evaluate", cwd=tmp_path)
+    assert run.returncode == 2
+    assert f"expected SHA-256 {before}…, got t.txt with {after}…" in run.stderr
 
 
 @pytest.mark.slow
