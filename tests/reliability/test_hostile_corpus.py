@@ -84,7 +84,7 @@ def test_what_is_not_utf8_is_refused_wherever_its_first_byte_is(folder: Path, ki
     run = run_to_completion(*training(), "--train-file", "text", cwd=folder)
     assert run.code == 2
     expected = NOT_UTF8[kind].decode("utf-8", "backslashreplace").partition("\\x")[2][:2]
-    assert f"text is not UTF-8: got 0x{expected} at byte " in run.errors
+    assert f" UTF-8: got 0x{expected} at byte " in run.errors
     assert "--set allow_binary=true" in run.errors.splitlines()[-1]
     assert not list((folder / "models").glob("*.safetensors"))
 
