@@ -7,7 +7,6 @@ from typing import ClassVar
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.message import Message
-from textual.strip import Strip
 from textual.widgets import TextArea
 
 from gpt_tui.shared.formatting import integer
@@ -46,10 +45,6 @@ class PromptArea(TextArea, inherit_bindings=False):
         super().__init__(
             id=id, placeholder=placeholder, show_line_numbers=False, tab_behavior="focus", highlight_cursor_line=False
         )
-
-    def render_line(self, y: int) -> Strip:
-        """Render a line; an empty one where there are no columns, which `TextArea` cannot wrap a text to."""
-        return super().render_line(y) if self.content_size.width > 0 else Strip.blank(self.size.width)
 
     def show(self, text: str) -> None:
         """Replace the text and put the cursor at its end."""
