@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.cells import cell_len
 
+from gpt_core.config.presets import CUSTOM
 from gpt_tui.shared.formatting import integer, short
 from gpt_tui.shared.keymap import KEYS, TABS, shown_key
 
@@ -37,8 +38,12 @@ def tabs_width(labels: dict[str, tuple[str, str]]) -> int:
 
 
 def fitted_model(name: str, room: int) -> str:
-    """Return `nano · 1.19M parameters`, or a shorter form of it that fits; no word is cut off."""
-    for text in (name, name.removesuffix(" parameters"), name.partition(" · ")[0]):
+    """Return `nano · 1.19M parameters`, or a shorter form of it that fits; no word is cut off.
+
+    The size of a custom model says more than its name.
+    """
+    short_name, _, size = name.removesuffix(" parameters").partition(" · ")
+    for text in (name, name.removesuffix(" parameters"), size if short_name == CUSTOM and size else short_name):
         if cell_len(text) <= room:
             return text
     return ""

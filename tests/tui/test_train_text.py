@@ -188,6 +188,11 @@ def test_a_model_name_is_shortened_at_words(room, shown):
     assert fitted_model("nano · 1.19M parameters", room) == shown
 
 
+def test_the_size_of_a_custom_model_is_kept_before_its_name():
+    assert fitted_model("custom · 1.19M parameters", 14) == "custom · 1.19M"
+    assert fitted_model("custom · 1.19M parameters", 13) == "1.19M"
+
+
 def test_a_countdown_needs_a_readable_text_and_no_checkpoint():
     assert starts_unasked(SETUP)
     assert not starts_unasked(SETUP._replace(problem="data/raw/train.en cannot be read"))
