@@ -12,6 +12,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, Static
 
+from gpt_core.config.settings import NO_EPOCH_LIMIT
 from gpt_core.config.validation import checked, parsed
 from gpt_core.errors import ConfigError
 from gpt_core.formats.checkpoint_header import CheckpointInfo
@@ -24,7 +25,7 @@ from gpt_tui.shared.sanitize import one_line
 LABELS = {
     "max_steps": "max_steps in all (0: no limit)",
     "minutes": "minutes in all (0: no limit)",
-    "max_epochs": "max_epochs in all",
+    "max_epochs": f"max_epochs in all ({NO_EPOCH_LIMIT}: no limit)",
     "patience": "patience (0: never stop early)",
     "overfit_steps": "overfit_steps in all",
 }
