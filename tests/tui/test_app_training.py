@@ -162,7 +162,7 @@ async def test_resuming_a_finished_run_asks_for_its_new_limits(
         await bench.until_seen("Train a finished run longer")
         fields = {name: bench.app.screen.query_one(f"#limit-{name}", Input) for name in suggested}
         assert {name: field.value for name, field in fields.items()} == suggested
-        for text in ("count from its first step", "max_steps in all", "max_epochs in all"):
+        for text in ("count from its first step", "max_steps in all", "max_epochs in all (1000000: no limit)"):
             assert text in bench.text()
         fields["max_steps"].value = "90"
         await bench.pilot.press("enter")
