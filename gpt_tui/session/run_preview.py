@@ -44,6 +44,7 @@ class RunPreview(NamedTuple):
         note: Texts under `data/` that are not used, in one line; "" for none.
         problem: Why the run could not start, in one line; "" if it can.
         stored: Checkpoints to resume, which may be in another folder, and to chat with.
+        in_use: Folder of the run that would be resumed if another process did not train there; "" if none does.
         now_s: Time at which it is shown, in seconds since the epoch.
         hosts: Host of each rank that trains; empty for one process.
     """
@@ -58,6 +59,7 @@ class RunPreview(NamedTuple):
     note: str = ""
     problem: str = ""
     stored: StoredCheckpoints = StoredCheckpoints()
+    in_use: str = ""
     now_s: float = 0.0
     hosts: tuple[str, ...] = ()
 
@@ -79,13 +81,14 @@ def read_preview(
             trains there; "" before a run.
         hosts: Host of each rank that trains; empty for one process.
     """
-    stored = stored_checkpoints(settings.models_dir)
+    stored, in_use = stored_checkpoints(settings.models_dir), ""
     if session_dir and not is_trained_in(Path(session_dir)):
         stored = stored._replace(resumable=stored_checkpoints(session_dir).resumable)
     else:
-        own = None if is_trained_in(Path(settings.models_dir)) else stored.resumable
+        in_use = settings.models_dir if is_trained_in(Path(settings.models_dir)) else ""
+        own = None if in_use else stored.resumable
         stored = stored._replace(resumable=newest_run(settings.models_dir, own, Path()))
-    preview = RunPreview(settings, preset_name, stored=stored, hosts=hosts)
+    preview = RunPreview(settings, preset_name, stored=stored, in_use=in_use, hosts=hosts)
     try:
         train, evaluation = text_sources(settings)
         start = peek_start(settings.init_from) if settings.init_from else None

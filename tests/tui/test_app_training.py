@@ -444,3 +444,20 @@ async def test_a_step_has_the_same_column_in_both_charts(monkeypatch: pytest.Mon
             places.append({line.index("│") for line in lines if "│" in line})
         assert places[0] == places[1]
         assert len(places[0]) == 1
+
+
+async def test_a_run_can_be_resumed_when_the_process_that_trained_it_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    trains = [True]
+    for module in ("gpt_tui.session.run_preview", "gpt_tui.tabs.train.pane"):
+        monkeypatch.setattr(f"{module}.is_trained_in", lambda folder: bool(trains))
+    saved_model(tmp_path, "latest", 100, seed=1)
+    async with running_app(tmp_path) as bench:
+        told: list[str] = []
+        monkeypatch.setattr(bench.app, "notify", lambda message, **_: told.append(message))
+        await bench.until(lambda: bool(bench.app.main.train.preview.in_use))
+        await bench.pilot.press("r")
+        assert told == [f"another process trains in {tmp_path}; its run can be resumed when it has ended"]
+        trains.clear()
+        await bench.until_seen("Resume (step 100")

@@ -19,6 +19,7 @@ from gpt_tui.charts.run_charts import RunCharts
 from gpt_tui.new_run.probe import Probes
 from gpt_tui.session.controller import TrainingController
 from gpt_tui.session.phase import Phase, SessionStatus
+from gpt_tui.session.run_finder import is_trained_in
 from gpt_tui.session.run_state import RunState, Sample
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.button_row import ButtonRow
@@ -147,7 +148,10 @@ class TrainTab(RunRequests):
         self._panels.show(run, status, at_once=at_once)
 
     def show_ages(self, status: SessionStatus) -> None:
-        """Update the ages of checkpoints and runs while no run is in progress."""
+        """Update the ages of checkpoints and runs while no run is in progress; notice when another process ends one."""
+        if self.preview.in_use and not is_trained_in(Path(self.preview.in_use)):
+            self.preview = self.preview._replace(in_use="")
+            self.read_preview()
         if self._shows_run:
             self._panels.show_ages(status)
         else:
@@ -217,7 +221,7 @@ class TrainTab(RunRequests):
         action = action_of(event.key, "train", keymap)
         if not action or action in self._allowed():
             return
-        self._hints.show(why_not(action, self._controller.phase, self._shown_keys()))
+        self._hints.show(why_not(action, self._controller.phase, self._shown_keys(), self.preview.in_use))
 
     @on(ButtonRow.Pressed)
     async def _button_pressed(self, message: ButtonRow.Pressed) -> None:

@@ -53,13 +53,14 @@ def allowed(phase: Phase, *, can_resume: bool, is_changed: bool = False, has_bud
     return frozenset({"start", "setup", "overfit"} | {action for action, works in optional.items() if works})
 
 
-def why_not(action: str, phase: Phase, keys: Mapping[str, str]) -> str:
+def why_not(action: str, phase: Phase, keys: Mapping[str, str], in_use: str = "") -> str:
     """Return why an action is unavailable, in one line.
 
     Args:
         action: An action of the "train" keys that `allowed` does not contain.
         phase: The current phase.
         keys: The displayed key of each action.
+        in_use: Folder of the run that would be resumed if another process did not train there; "" if none does.
     """
     if action == "start_now":
         return ""  # the countdown shows this key while it works
@@ -69,6 +70,8 @@ def why_not(action: str, phase: Phase, keys: Mapping[str, str]) -> str:
         return f"the run is getting ready ({keys['stop']}: stop)"
     if phase.alive:
         return f"a run is in progress ({keys['stop']}: stop)"
+    if action == "resume" and in_use:
+        return f"another process trains in {one_line(in_use)}; its run can be resumed when it has ended"
     if action == "resume":
         return f"no checkpoint to resume ({keys['start']}: start a run)"
     if action == "next_budget":
