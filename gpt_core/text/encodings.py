@@ -85,7 +85,8 @@ def utf8_blocks(blocks: Iterable[bytes], encoding: str, name: str) -> Iterator[b
             start = offset - pending + error.start
             line += data.count(b"\n", 0, error.start)
             place = f"byte {start:,} (line {line:,})"
-            if encoding == UTF8 and is_damaged_utf8(data, error, start, continuation - pending):
+            is_cut = error.reason == "unexpected end of data"
+            if encoding == UTF8 and (is_cut or is_damaged_utf8(data, error, start, continuation - pending)):
                 problem = damaged_utf8(name, data, error, place)
                 raise CorpusError(f"{problem}, or {_USE_AS_BYTES}") from None
             raise _wrong_encoding(name, encoding, data, error, place) from None

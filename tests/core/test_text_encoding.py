@@ -114,6 +114,7 @@ def test_the_byte_that_is_not_utf8_is_named_wherever_blocks_end(
         ((RUSSIAN * 99).encode() + b"\x96" + RUSSIAN.encode(), "0x96 at byte"),
         ("one é, then ".encode() + b"plain " * 20_000 + RUSSIAN.encode("cp1251"), "which is no UTF-8 character"),
         (codecs.BOM_UTF8 + b"It was \xe9.", "got 0xe9 at byte 10 (line 1)"),
+        (b"plain " * 20_000 + "é".encode()[:1], "0xc3 at byte 120,000 (line 1), where it ends inside a character"),
     ],
 )
 def test_a_damaged_utf8_text_is_not_taken_for_another_encoding(tmp_path: Path, data: bytes, problem: str) -> None:
@@ -138,7 +139,7 @@ def test_an_incomplete_character_at_the_end_of_a_block_is_no_valid_one(
     tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(corpus, "BLOCK_BYTES", block)
-    (tmp_path / "t").write_bytes("the cat sat in a café".encode("cp1252"))
+    (tmp_path / "t").write_bytes("the cat sat in a café too".encode("cp1252"))
     assert "t is not UTF-8: got 0xe9 at byte 20 (line 1)" in refusal(text_source(tmp_path / "t"))
 
 
