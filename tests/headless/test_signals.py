@@ -71,14 +71,17 @@ def test_a_signal_that_is_ignored_at_the_start_stays_ignored(name: str, folder: 
     assert process.returncode == 143
 
 
-def test_a_closed_output_pipe_saves_and_stops_the_run_without_an_error_message(folder: Path) -> None:
+def test_a_closed_output_pipe_saves_and_stops_the_run_in_one_line(folder: Path) -> None:
     with endless(folder) as process:
         run_until(process, lambda event: event["event"] == "step")
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
         assert process.wait(TIMEOUT_S) == 1
-        assert process.stderr.read() == ""
+        assert process.stderr.read() == (
+            "gpt-tui: the reader of standard output closed it, so training stopped; the run is saved in "
+            "models/ckpt_latest.safetensors\n"
+        )
     assert verify_checkpoint(folder / LATEST).step >= 1
 
 

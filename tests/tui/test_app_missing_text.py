@@ -67,7 +67,7 @@ async def test_a_run_whose_text_has_moved_is_resumed_with_the_one_that_is_named(
         name = await ask(bench)
         assert name.value == str(text)
         shown = " ".join(bench.text().split())
-        assert f"Where is the {kind} text of this run?" in shown
+        assert f"With which {kind} text is this run resumed?" in shown
         assert "No such file or directory" in shown
         assert "--" not in shown
         name.value = str(moved)

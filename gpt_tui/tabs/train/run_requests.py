@@ -36,7 +36,10 @@ from gpt_tui.tabs.train.presenter import next_budget, why_not
 from gpt_tui.tabs.train.resume_dialog import ResumeScreen, end_of_run
 from gpt_tui.tabs.train.welcome import Welcome
 
-RESUME_TEXT = "Name the file, and press Enter to resume the run with it (Esc: cancel)."
+RESUME_TEXT = (
+    "Name the file, and press Enter to resume the run with it (Esc: cancel). To train on a text that has changed, name a "
+    "copy under another name, or fine-tune a checkpoint (Checkpoints tab)."
+)
 
 
 def header_of(path: Path) -> CheckpointInfo | None:
@@ -230,7 +233,7 @@ class RunRequests(Vertical):
         if not proposed:
             info = await asyncio.to_thread(info_to_resume, request)
             proposed = getattr(info.settings, setting) if info else ""
-        title = f"Where is the {'training' if setting == 'train_file' else 'eval'} text of this run?"
+        title = f"With which {'training' if setting == 'train_file' else 'eval'} text is this run resumed?"
         name, problem = names_as_text(proposed), failure.message
         while name := await self.app.push_screen_wait(FileNameScreen(title, f"{problem}. {RESUME_TEXT}", name)):
             try:
