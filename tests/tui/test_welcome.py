@@ -72,8 +72,10 @@ def test_rows_that_wrap_fit_too(height: int):
 
 
 def test_a_row_without_room_for_its_lines_is_cut():
-    rows = [("model", "a " * 50), ("text", "b")]
-    assert fitted_rows(rows, 20, 2) == [("model", ["a a a a a a a a a …"]), ("text", ["b"])]
+    rows = [("model", "a " * 50), ("text", "b"), ("problem", "c " * 20)]
+    assert fitted_rows(rows, 20, 2) == [
+        ("model", ["a a a a a a a a a …"]), ("text", ["b"]), ("problem", ["c c c c c c c c c c"] * 2),
+    ]  # fmt: skip
 
 
 def test_recent_runs_are_listed_with_aligned_columns_at_any_width():

@@ -37,8 +37,8 @@ from gpt_tui.tabs.train.resume_dialog import ResumeScreen, end_of_run
 from gpt_tui.tabs.train.welcome import Welcome
 
 RESUME_TEXT = (
-    "Name the file, and press Enter to resume the run with it (Esc: cancel). To train on a text that has changed, name a "
-    "copy under another name, or fine-tune a checkpoint (Checkpoints tab)."
+    "Name the file, and press Enter to resume the run with it (Esc: cancel). To train on a text that has changed, name "
+    "a copy under another name, or fine-tune a checkpoint (Checkpoints tab)."
 )
 
 

@@ -41,7 +41,8 @@ class Panel(NamedTuple):
 def fitted_rows(rows: Sequence[tuple[str, str]], width: int, height: int) -> list[tuple[str, list[str]]]:
     """Return the rows of a preview with the lines of their texts, as many as fit.
 
-    Where there is no room, the least important rows are left out, and then all lines but the first one of a row.
+    Where there is no room, the least important rows are left out, and then all lines but the first one of a row, except
+    of a problem.
 
     Args:
         rows: Labels and texts.
@@ -53,10 +54,11 @@ def fitted_rows(rows: Sequence[tuple[str, str]], width: int, height: int) -> lis
         if sum(len(lines) for _, lines in wrapped) > height:
             wrapped = [row for row in wrapped if row[0] != label]
     if sum(len(lines) for _, lines in wrapped) > height:
+        kept = dict(wrapped)
         wrapped = [
-            (label, textwrap.wrap(one_line(text), width, max_lines=1, placeholder=" …"))
+            (label, textwrap.wrap(one_line(text), width, max_lines=None if label == "problem" else 1, placeholder=" …"))
             for label, text in rows
-            if label in dict(wrapped)
+            if label in kept
         ]
     return wrapped
 
