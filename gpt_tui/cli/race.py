@@ -101,7 +101,7 @@ def race(options: Namespace) -> int:
     cases = cases_in(folder, options, overrides)
     first = int(str(overrides.value("seed")))
     runs = [
-        RaceRun(case, seed, folder / f"{case.name} seed={seed}".replace("/", "-").replace(" ", ","))
+        RaceRun(case, seed, folder / f"{folder_name(case)},seed={seed}")
         for seed in range(first, first + options.seeds)
         for case in cases
     ]
@@ -136,6 +136,7 @@ def cases_in(folder: Path, options: Namespace, overrides: Overrides) -> list[Cas
 
     Raises:
         ConfigError: The folder has another race, is a file, or cannot be written.
+        InputError: Two cases would have one folder.
         GptError: A setting is not valid.
     """
     requested = msgspec.json.decode(
@@ -152,6 +153,8 @@ def cases_in(folder: Path, options: Namespace, overrides: Overrides) -> list[Cas
         return found.cases
     with ProgressLine() as waiting:
         cases = race_cases(overrides, options.vary, steps=options.steps or 0, progress=waiting)
+    if len({folder_name(case) for case in cases}) < len(cases):
+        raise InputError("got cases that would share a folder, expected values that differ also with - in place of /")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         text = msgspec.json.format(msgspec.json.encode(Manifest(requested, cases)), indent=1)
@@ -160,6 +163,11 @@ def cases_in(folder: Path, options: Namespace, overrides: Overrides) -> list[Cas
         reason = files.reason(error)
         raise ConfigError(f"{folder} cannot be written: {reason}; choose another --models-dir") from None
     return cases
+
+
+def folder_name(case: Case) -> str:
+    """Return the beginning of the names of the folders of a case."""
+    return case.name.replace("/", "-").replace(" ", ",")
 
 
 def read_manifest(folder: Path) -> Manifest | None:

@@ -163,6 +163,8 @@ class Prober:
         except (GptError, OSError) as error:
             texts_problem = one_line(reason_of(error))
             setting = "init_from" if isinstance(error, CheckpointError) else getattr(error, "setting", "train_file")
+        except Exception as error:
+            texts_problem, setting = one_line(f"{type(error).__name__}: {error}", 200), "train_file"
         self._post(TextsRead(number, texts, texts_problem, setting))
         needed = memory_here(settings, threads_of(settings), texts, self._probes.hosts).total
         problem = memory_problem(needed, self._probes.free_memory())

@@ -466,3 +466,15 @@ async def test_the_question_mentions_a_run_that_saves_in_the_folder():
         await bench.pilot.press("f4", "d")
         await bench.until_seen("The current run saves in this folder.")
         await bench.pilot.press("escape")
+
+
+async def test_the_scan_of_a_folder_that_is_no_longer_shown_is_ignored():
+    async with tab() as bench:
+        shown = pane(bench)
+        stale = CheckpointsTab.Scanned(shown._scanner, shown._contents)
+        shown.show_folder("elsewhere")
+        shown.post_message(stale)
+        await bench.until(lambda: not shown._scanning and shown._is_read)
+        assert shown._contents.files == ()
+        shown.on_checkpoints_tab_scanned(stale)
+        assert shown._contents.files == ()

@@ -1,5 +1,6 @@
 """The next run: what was configured starts, defaults can be restored, and the newest run is offered to resume."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -9,6 +10,7 @@ from gpt_core.checkpoints.replacement import METRICS
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.presets import preset
 from gpt_core.config.settings import GROUP_RATES
+from gpt_core.training.request import RunRequest
 from gpt_tui.new_run.fields import with_preset
 from gpt_tui.new_run.screen import FormState, SetupResult, SetupScreen
 from gpt_tui.session.run_preview import RunPreview, newest_run, read_preview, stored_checkpoints
@@ -48,6 +50,19 @@ def test_the_defaults_are_the_settings_of_the_start_of_the_program():
     run.reset()
     assert (run.settings, run.preset_name, run.changes) == (settings, "", {})
     assert run.form_state.texts["layers"] == "3"
+
+
+def test_the_reason_of_a_time_budget_goes_with_its_settings():
+    run = NextRun(preset("nano"), "nano")
+    reason = "because 5 minutes train it"
+    run.configure(SetupResult(replace(typed(run, layers="6"), model_reason=reason)))
+    assert run.model_reason == reason
+    run.reset()
+    assert run.model_reason == ""
+    run.follow_budget(RunRequest(preset("nano"), "nano", model_reason=reason))
+    run.configure(SetupResult(typed(run, layers="6")))
+    run.reset()
+    assert run.model_reason == reason
 
 
 def test_changes_are_named_from_the_chosen_preset_and_rates_as_one():

@@ -56,6 +56,16 @@ def test_messages_carry_the_number_of_the_request():
     assert {message.number for message in answers.messages} == {number}  # type: ignore[attr-defined]
 
 
+def test_an_unexpected_error_of_reading_the_text_is_an_answer():
+    def failing(settings: Settings) -> object:
+        raise MemoryError("1 GB")
+
+    probe, answers = prober(texts=failing)
+    probe.start(NANO)
+    read = answers.first(TextsRead)
+    assert (read.texts, read.problem) == (None, "MemoryError: 1 GB")
+
+
 def test_a_known_step_time_is_not_measured_again():
     taken: list[Settings] = []
 

@@ -112,8 +112,9 @@ class CheckpointsTab(Vertical):
     class Scanned(Message, bubble=False):
         """The models folder was scanned, in a thread."""
 
-        def __init__(self, contents: FolderContents) -> None:
+        def __init__(self, scanner: FolderScanner, contents: FolderContents) -> None:
             super().__init__()
+            self.scanner = scanner
             self.contents = contents
 
     class Verified(Message, bubble=False):
@@ -183,8 +184,9 @@ class CheckpointsTab(Vertical):
         """Change the models folder."""
         if models_dir != self._models_dir:
             self._stop_verification()
-            self._models_dir, self._scanner = models_dir, FolderScanner(models_dir)
+            self._models_dir = models_dir
             self._contents, self._is_read = FolderContents(), False
+            self._forget_scan()
 
     # -- scanning and verification
 
@@ -195,18 +197,25 @@ class CheckpointsTab(Vertical):
     def _scan(self) -> None:
         if not self._scanning:
             self._scanning = True
-            self.run_worker(self._scan_in_thread, thread=True, group="scan", exit_on_error=False)
+            scan = partial(self._scan_in_thread, self._scanner)
+            self.run_worker(scan, thread=True, group="scan", exit_on_error=False)
 
-    def _scan_in_thread(self) -> None:
+    def _forget_scan(self) -> None:
+        """Ignore the result of a scan in progress; the next one has a scanner of its own."""
+        self._scanner, self._scanning = FolderScanner(self._models_dir), False
+
+    def _scan_in_thread(self, scanner: FolderScanner) -> None:
         try:
-            contents = self._scanner.scan()
+            contents = scanner.scan()
         except Exception as error:  # the next scan may succeed
             problem = f"{self._models_dir} cannot be read: {type(error).__name__}: {error}"
             contents = FolderContents(problems=(problem,))
-        self.post_message(self.Scanned(contents))
+        self.post_message(self.Scanned(scanner, contents))
 
     def on_checkpoints_tab_scanned(self, message: Scanned) -> None:
         """Show the files and verify the new ones."""
+        if message.scanner is not self._scanner:
+            return  # of another folder, or begun before a file was deleted
         self._scanning = False
         self._contents, self._is_read = message.contents, True
         stamps = {file.stamp for file in message.contents.files}
@@ -430,5 +439,5 @@ class CheckpointsTab(Vertical):
             self.app.notify(one_line(message.error), title="not deleted", severity="error", markup=False)
         else:
             self.app.notify(f"deleted {one_line(message.path.name)}", markup=False)
-        self._scanning = False  # a scan that started before the deletion may still list the file
+        self._forget_scan()  # one that began before the deletion may list the file
         self._scan()

@@ -30,12 +30,12 @@ class NextRun:
     settings: Settings
     preset_name: str
     model_reason: str = ""
-    _defaults: tuple[Settings, str] = field(init=False)
+    _defaults: tuple[Settings, str, str] = field(init=False)
     _form_state: FormState | None = None
 
     def __post_init__(self) -> None:
         """Keep the settings to go back to."""
-        self._defaults = (self.settings, self.preset_name)
+        self._defaults = (self.settings, self.preset_name, self.model_reason)
 
     @property
     def form_state(self) -> FormState:
@@ -45,7 +45,7 @@ class NextRun:
     @property
     def changes(self) -> dict[str, str]:
         """The settings that differ from those of the start of the program, as text."""
-        base, base_preset = self._defaults
+        base, base_preset, _ = self._defaults
         own = {name: getattr(base, name) for name in INDEPENDENT}
         changed_preset = {}
         if self.preset_name and self.preset_name != base_preset:
@@ -82,7 +82,7 @@ class NextRun:
         models_dir = self.settings.models_dir
         self.settings = msgspec.structs.replace(request.settings, models_dir=models_dir)
         self.preset_name, self.model_reason = request.preset_name, request.model_reason
-        self._defaults, self._form_state = (self.settings, self.preset_name), None
+        self._defaults, self._form_state = (self.settings, self.preset_name, self.model_reason), None
 
     def use_folder(self, models_dir: Path) -> None:
         """Save the next run in another folder."""
@@ -93,4 +93,4 @@ class NextRun:
 
     def reset(self) -> None:
         """Go back to the settings of the start of the program."""
-        (self.settings, self.preset_name), self._form_state = self._defaults, None
+        (self.settings, self.preset_name, self.model_reason), self._form_state = self._defaults, None
