@@ -102,8 +102,8 @@ class EvalText:
             ranks: Ranks that score the text together.
         """
         if self.part is None:
-            result = yield from evaluation(gpt, self.text, self.seq_len, batch, ranks)
-            return RunScores(result, None)
+            sums = yield from _summed(gpt, sequential_windows(self.text, self.seq_len, batch), NO_SUMS, ranks)
+            return RunScores(_result(sums, self.text.target_bytes, self.text), None)
         numbers = self.part.tolist()
         sums = yield from _summed(gpt, windows_in_batches(self.text, numbers, self.seq_len, batch), NO_SUMS, ranks)
         part = _result(sums, self._part_bytes, self.text)
@@ -132,34 +132,25 @@ def max_part_tokens(settings: Settings) -> int:
     return settings.eval_tokens if settings.eval_every_steps else 0
 
 
-def evaluation(
-    gpt: GPT, text: TokenStream, seq_len: int, batch: int, ranks: Communicator = SINGLE_PROCESS
-) -> Generator[int, None, EvalResult]:
-    """Evaluate a text, yielding the number of targets so far after each batch; returns the result.
+def evaluate(gpt: GPT, text: TokenStream, batch: int, progress: Callable[[int, int], None] | None = None) -> EvalResult:
+    """Evaluate a text in one call: predict each token once, from at most the context before it.
 
     Args:
         gpt: The model.
-        text: Tokens to predict; each is predicted once, from at most `seq_len` tokens before it.
-        seq_len: Tokens per window (T).
+        text: Tokens to predict.
         batch: Windows per batch (B).
-        ranks: Ranks that score the text together.
+        progress: Receives the number of targets so far and their total number.
 
     Raises:
-        CorpusError: The text has no target.
+        CorpusError: The text has no target or cannot be read.
     """
-    sums = yield from _summed(gpt, sequential_windows(text, seq_len, batch), NO_SUMS, ranks)
-    return _result(sums, text.target_bytes, text)
-
-
-def evaluate(gpt: GPT, text: TokenStream, batch: int, progress: Callable[[int, int], None] | None = None) -> EvalResult:
-    """Evaluate a text in one call; `progress` receives the targets so far and their total number."""
-    steps = evaluation(gpt, text, gpt.shape.seq_len, batch)
+    steps = EvalText(text, gpt.shape.seq_len, 0).scores(gpt, batch, complete=True)
     while True:
         try:
             done = next(steps)
         except StopIteration as end:
-            result: EvalResult = end.value
-            return result
+            scores: RunScores = end.value
+            return scores.part
         if progress is not None:
             progress(done, len(text) - 1)
 
