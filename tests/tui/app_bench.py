@@ -9,7 +9,7 @@ from pathlib import Path
 
 from textual.app import App
 from textual.pilot import Pilot
-from textual.widgets import Button
+from textual.widgets import Button, Input
 
 from gpt_core.training.request import RunRequest
 from gpt_tui.app.app import GptApp
@@ -76,7 +76,12 @@ def screen_lines(app: App[None]) -> str:
 
 
 async def settled(app: App[None], pilot: Pilot[None]) -> None:
-    """Run an app without a run until its screen is stable and its workers, but those awaiting a dialog, have ended."""
+    """Run an app without a run until its screen is stable and its workers, but those awaiting a dialog, have ended.
+
+    Cursors stop blinking, and are visible.
+    """
+    for box in app.screen.query(Input):
+        box.cursor_blink = False
     if ending := [worker for worker in app.workers if worker.group != "request"]:
         await app.workers.wait_for_complete(ending)
     seen, same, end = "", 0, time.monotonic() + DEADLINE_S

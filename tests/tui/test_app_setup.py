@@ -437,10 +437,8 @@ async def test_quitting_works_from_set_up(tmp_path: Path):
 
 
 async def settled(bench: AppBench) -> None:
-    """Wait for the estimate, and stop the cursors from blinking."""
+    """Wait for the estimate."""
     await bench.until_seen("per epoch")
-    for box in bench.app.screen.query(Input):
-        box.cursor_blink = False
     await bench.settled()
 
 
