@@ -154,7 +154,7 @@ def cases_in(folder: Path, options: Namespace, overrides: Overrides) -> list[Cas
     with ProgressLine() as waiting:
         cases = race_cases(overrides, options.vary, steps=options.steps or 0, progress=waiting)
     if len({folder_name(case) for case in cases}) < len(cases):
-        raise InputError("got cases that would share a folder, expected values that differ also with - in place of /")
+        raise InputError("--vary: got two cases with the same folder (/ becomes - in its name); leave one of them out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         text = msgspec.json.format(msgspec.json.encode(Manifest(requested, cases)), indent=1)

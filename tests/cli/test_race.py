@@ -170,7 +170,7 @@ def test_a_file_in_the_place_of_the_folder_of_a_race_is_refused(capsys: pytest.C
         (["--vary", "layers=1,2", "--steps", "3", "--seeds", "0"], "got --seeds 0, expected 1 to 1000"),
         (["--vary", "layers=1,2", "--steps", "0"], "got --steps 0, expected at least 1"),
         (["--vary", "layers=1,2", "--max-steps", "3"], "--max-steps and --overfit-tiny have no effect here"),
-        (["--vary", "sample_prompt=a/b,a-b", "--steps", "3"], "got cases that would share a folder"),
+        (["--vary", "sample_prompt=a/b,a-b", "--steps", "3"], "--vary: got two cases with the same folder"),
         (["--vary", "layers=1", "--steps", "3"], "expected KEY=A,B with two or more different values"),
     ],
 )

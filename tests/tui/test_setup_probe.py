@@ -56,16 +56,6 @@ def test_messages_carry_the_number_of_the_request():
     assert {message.number for message in answers.messages} == {number}  # type: ignore[attr-defined]
 
 
-def test_an_unexpected_error_of_reading_the_text_is_an_answer():
-    def failing(settings: Settings) -> object:
-        raise MemoryError("1 GB")
-
-    probe, answers = prober(texts=failing)
-    probe.start(NANO)
-    read = answers.first(TextsRead)
-    assert (read.texts, read.problem) == (None, "MemoryError: 1 GB")
-
-
 def test_a_known_step_time_is_not_measured_again():
     taken: list[Settings] = []
 
@@ -163,14 +153,21 @@ def test_a_failed_measurement_has_a_reason(others: dict[str, object], words: str
     assert message.problem.startswith(words)
 
 
-def test_an_unreadable_text_is_reported_and_the_step_still_measured():
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (CorpusError("cannot read the text \x1b[31m"), r"cannot read the text \x1b[31m"),
+        (MemoryError("1 GB"), "MemoryError: 1 GB"),
+    ],
+)
+def test_an_unreadable_text_is_reported_and_the_step_still_measured(error: Exception, problem: str):
     def failing(_settings: Settings) -> None:
-        raise CorpusError("cannot read the text \x1b[31m")
+        raise error
 
     probe, answers = prober(texts=failing)
     probe.start(NANO)
     read = answers.first(TextsRead)
-    assert (read.texts, read.problem) == (None, r"cannot read the text \x1b[31m")
+    assert (read.texts, read.problem) == (None, problem)
     assert answers.first(StepTimed).step_time
 
 
