@@ -15,6 +15,7 @@ from collections.abc import Generator
 
 import msgspec
 
+from gpt_core.bench.estimate import model_state_bytes
 from gpt_core.bench.hardware import bfloat16_meter, memory_read_meter, peak_memory, processor_name, sgemm_meter
 from gpt_core.bench.profiler import PARTS, Profile, Profiler, overhead_per_call
 from gpt_core.bench.result import Benchmark, Decoding, Machine, Memory, Part, Prompt, Training
@@ -85,7 +86,7 @@ def run_benchmark(settings: Settings, *, steps: int = 0, progress: Progress = ig
         trainer = open_run(RunRequest(benchmark_settings(settings, folder)), progress)
         trainer.state.evaluation_due = False  # else fine-tuning would be timed with its first evaluation
         training = measure_training(trainer, steps, progress)
-    length, state_bytes = trainer.run.windows.seq_len, trainer.memory_bytes
+    length, state_bytes = trainer.run.windows.seq_len, model_state_bytes(settings)
     parameters, tokens = trainer.parameters, corpus_tokens(trainer)
     del trainer  # frees gradients and optimizer state
     inference = measure_inference(StoredWeights(parameters, settings.weights), tokens, progress)

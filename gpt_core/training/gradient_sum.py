@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_core.distributed.communicator import Communicator
-from gpt_core.distributed.tree import Node, leaves_of_rank, merges, owned_nodes, sums_at_once, tree_sum
+from gpt_core.distributed.tree import Node, leaves_of_rank, merges, owned_nodes, tree_sum
 from gpt_core.errors import ConfigError
 from gpt_core.kernels import use_any_core
 from gpt_core.kernels.arrays import Array, empty, not_finite_is_expected, widened
@@ -90,11 +90,6 @@ class GradientSum:
         self._exchange = None
         if size > 1:
             self._exchange = Exchange(gradients, leaves, communicator, self._is_rounded, chunks_of(gradients, frozen))
-
-    @property
-    def buffers(self) -> int:
-        """Gradients of the model that exist at once."""
-        return sums_at_once(self._owned.stop - self._owned.first)
 
     def of_step(self, micro_batch: MicroBatch) -> float | None:
         """Sum the gradients of a step, and return the sum of its losses in nats.

@@ -212,11 +212,6 @@ class Rounds:
         return self._sum.totals if self._exchange is None else self._exchange.totals
 
     @property
-    def buffers(self) -> int:
-        """Gradients of the model that exist at once."""
-        return self._sum.buffers
-
-    @property
     def next_end(self) -> int:
         """Step after which the round of the next step ends, unless the deadline is before it."""
         return self.ends.next_end(self._run.state.step, self._run.state.window)

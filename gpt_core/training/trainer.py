@@ -24,7 +24,7 @@ from gpt_core.model.gpt import GPT
 from gpt_core.model.layers.dropout import dropout_of
 from gpt_core.model.parameters import Parameters, frozen_names, parameter_count, trained_count
 from gpt_core.model.precision import product_format
-from gpt_core.optim import outer_bytes, schedule_of
+from gpt_core.optim import schedule_of
 from gpt_core.text.token_stream import TokenStream
 from gpt_core.training import events as ev
 from gpt_core.training.agreement import COMPARE_EVERY, Agreement
@@ -90,13 +90,6 @@ class Trainer:
     def step(self) -> int:
         """Optimizer steps since the start of the run."""
         return self.state.step
-
-    @property
-    def memory_bytes(self) -> int:
-        """Bytes of weights, gradients, optimizer states and the average of the weights."""
-        weights, copies = self.parameters.flat.nbytes, 2 if self.settings.ema else 1
-        outer = outer_bytes(self.shape) if self.run.outer is not None else 0
-        return (copies + self._rounds.buffers) * weights + self.run.optimizer.state_bytes(self.shape) + outer
 
     @property
     def saving(self) -> bool:

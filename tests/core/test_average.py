@@ -191,9 +191,6 @@ def test_memory_and_file_size_count_the_average(tmp_path: Path) -> None:
     values = 4 * parameter_count(plain.shape)
     assert estimate_memory(averaged, 1).state - estimate_memory(plain, 1).state == values
     assert checkpoint_tensor_bytes(averaged) - checkpoint_tensor_bytes(plain) == values
-    trainer = open_run(averaged)
-    assert trainer.memory_bytes == pytest.approx(6 * values, rel=0.1)
-    trainer.run.store.close()
 
 
 def test_the_start_of_a_run_says_which_weights_are_scored(tmp_path: Path) -> None:

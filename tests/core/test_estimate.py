@@ -69,8 +69,13 @@ def opened(settings: Settings) -> Trainer:
 # ---- memory and disk
 
 
-def test_a_run_allocates_the_estimated_memory(tmp_path: Path) -> None:
-    settings = tiny_settings(tmp_path, **MEDIUM, sample_tokens=0, eval_every_steps=0)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"ema": 0.9}, {"sync_every_steps": 4}, {"optimizer": "muon", "micro_batch_size": 2}],
+    ids=["plain", "averaged", "local steps", "muon, four micro-batches"],
+)
+def test_a_run_allocates_the_estimated_memory(tmp_path: Path, changes: dict[str, object]) -> None:
+    settings = tiny_settings(tmp_path, **MEDIUM, sample_tokens=0, eval_every_steps=0, **changes)
     opened(settings).run.store.close()  # pieces and tokens are in the cache now
     tracemalloc.start()
     try:

@@ -283,9 +283,6 @@ def test_memory_and_files_are_estimated_with_the_outer_optimizer(tmp_path: Path)
     weights = 4 * parameter_count(plain.shape)
     assert estimate_memory(local, 1).state - estimate_memory(plain, 1).state == 2 * weights
     assert checkpoint_tensor_bytes(local) - checkpoint_tensor_bytes(plain) == weights
-    trainer = open_run(local)
-    assert trainer.memory_bytes == pytest.approx(estimate_memory(local, 1).state, rel=0.1)
-    trainer.run.store.close()
 
 
 @pytest.mark.slow

@@ -98,7 +98,6 @@ def test_memory_and_file_size_are_estimated_from_the_declared_state(toy: type[Op
     at_once = 3 + len(toy.state_names)  # gradients of two micro-batches exist at once
     assert estimate_memory(settings, threads=1).state == 4 * values * at_once
     assert checkpoint_tensor_bytes(settings) == 4 * values * (1 + len(toy.state_names))
-    assert open_run(settings).memory_bytes == pytest.approx(4 * values * at_once, rel=0.1)
 
 
 @pytest.mark.slow
