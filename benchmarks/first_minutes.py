@@ -19,7 +19,7 @@ import msgspec
 
 from gpt_core.bench.budget_rule import budget_request
 from gpt_core.bench.hardware import processor_name
-from gpt_core.config.resolve import read_overrides, resolve
+from gpt_core.config.resolve import read_overrides
 from gpt_core.generation.generator import Generator
 from gpt_core.generation.sampler import Sampling
 from gpt_core.kernels import available_cores, compute_threads
@@ -71,7 +71,7 @@ def train_for_budget(minutes: float, preset: str | None, threads: int) -> None:
 
 def train_and_score(waiting: list[float], preset: str, threads: int) -> None:
     """Train one run of a preset, and print a line per time, and samples."""
-    settings = resolve(preset=preset, options={"threads": threads}).settings
+    settings = read_overrides(preset=preset, options={"threads": threads}).apply_to().settings
     with tempfile.TemporaryDirectory() as folder:
         settings = msgspec.structs.replace(settings, models_dir=str(Path(folder, "models")))
         trainer = open_run(RunRequest(settings, preset))

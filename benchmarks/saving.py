@@ -22,7 +22,7 @@ import numpy as np
 
 from gpt_core import files
 from gpt_core.config.presets import PRESETS
-from gpt_core.config.resolve import resolve
+from gpt_core.config.resolve import read_overrides
 from gpt_core.formats.checkpoint import checkpoint_bytes
 from gpt_core.training import events as ev
 from gpt_core.training.request import RunRequest
@@ -41,11 +41,12 @@ def main() -> None:
     parser.add_argument("--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        settings = resolve(
+        overrides = read_overrides(
             options.preset,
             assignments=[*options.assignments, "eval_every_steps=0", "save_every_steps=0", "save_every_minutes=0"],
             options={"models_dir": str(Path(folder, "models"))},
-        ).settings
+        )
+        settings = overrides.apply_to().settings
         trainer = open_run(RunRequest(settings, options.preset))
         size_mb = checkpoint_bytes(settings) / 1e6
         print(f"{options.preset}: {size_mb:,.0f} MB per checkpoint, {options.rounds} rounds, medians")

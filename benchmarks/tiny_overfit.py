@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from gpt_core.config.resolve import resolve
+from gpt_core.config.resolve import read_overrides
 from gpt_core.generation.generator import Generator
 from gpt_core.generation.sampler import Sampling
 from gpt_core.text.reader import first_lines
@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="nano")
     options = parser.parse_args()
-    settings = resolve(preset=options.preset, assignments=["overfit_tiny=true"]).settings
+    settings = read_overrides(preset=options.preset, assignments=["overfit_tiny=true"]).apply_to().settings
     with tempfile.TemporaryDirectory() as folder:
         settings = msgspec.structs.replace(settings, models_dir=str(Path(folder, "models")))
         trainer = open_run(RunRequest(settings, options.preset))

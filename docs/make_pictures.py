@@ -25,7 +25,7 @@ from rich.style import Style
 from textual.pilot import Pilot
 from textual.strip import Strip
 
-from gpt_core.config.resolve import resolve
+from gpt_core.config.resolve import read_overrides
 from gpt_tui.app.app import GptApp
 
 HERE = Path(__file__).resolve().parent
@@ -169,7 +169,7 @@ async def inside_pictures(app: GptApp, pilot: Pilot[None], views: Mapping[str, t
 
 async def make_inside_pictures(models_dir: Path, preset: str, views: Mapping[str, tuple[str, ...]]) -> None:
     """Save pictures of the Inside tab from a run that has ended."""
-    resolved = resolve(preset=preset, assignments=[f"models_dir={models_dir}"])
+    resolved = read_overrides(preset=preset, assignments=[f"models_dir={models_dir}"]).apply_to()
     app = GptApp(resolved.settings, resolved.preset)
     async with app.run_test(size=SIZE) as pilot:
         await pilot.pause(0.5)
@@ -178,7 +178,7 @@ async def make_inside_pictures(models_dir: Path, preset: str, views: Mapping[str
 
 async def make_pictures(seconds: float) -> None:
     """Train for `seconds` and save a picture of each tab."""
-    resolved = resolve(preset="nano", assignments=["eval_every_steps=200"])
+    resolved = read_overrides(preset="nano", assignments=["eval_every_steps=200"]).apply_to()
     app = GptApp(resolved.settings, resolved.preset)
     async with app.run_test(size=SIZE) as pilot:
         await pilot.pause(0.5)

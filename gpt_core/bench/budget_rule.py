@@ -38,7 +38,7 @@ from gpt_core.kernels import compute_threads
 from gpt_core.model.parameters import parameter_count
 from gpt_core.progress import Progress, ignore_progress
 from gpt_core.training.fine_tuning import resolve_new
-from gpt_core.training.request import Newest, RunRequest, request_with
+from gpt_core.training.request import Newest, RunRequest, resolve_request
 
 REGULARIZATION = ((200, 0.3, 0.5), (100, 0.2, 0.5), (15, 0.1, 0.5), (-1, 0.0, 0.1))
 """(bound, dropout, weight decay): the first entry whose bound `Candidate.memorization` exceeds."""
@@ -183,15 +183,15 @@ def budget_request(
     overrides: Overrides, *, resume: Path | Newest | None = None, overwrite: bool = False,
     measurements: Measurements = MEASUREMENTS, progress: Progress = ignore_progress,
 ) -> RunRequest:  # fmt: skip
-    """Return the request of a run as `request_with` does; of a new run with a time budget, with the chosen settings.
+    """Return the request of a run as `resolve_request` does; of a new run with a time budget, with the chosen settings.
 
     Raises:
-        GptError: As `request_with`; or a text cannot be read.
+        GptError: As `resolve_request`; or a text cannot be read.
     """
     if resume is not None:
-        return request_with(overrides, resume=resume, overwrite=overwrite)
+        return resolve_request(overrides, resume=resume, overwrite=overwrite)
     chosen, reason = with_choice(overrides, measurements, progress)
-    return replace(request_with(chosen, overwrite=overwrite), model_reason=reason)
+    return replace(resolve_request(chosen, overwrite=overwrite), model_reason=reason)
 
 
 def with_choice(

@@ -161,26 +161,6 @@ def _located(values: Mapping[str, object], folder: Path) -> dict[str, object]:
     return {**values, **paths}
 
 
-def resolve(
-    preset: str | None = None,
-    config_file: Path | None = None,
-    assignments: Sequence[str] = (),
-    options: Mapping[str, object] | None = None,
-    environ: Mapping[str, str] | None = None,
-    base: Settings | None = None,
-    base_preset: str = "",
-    foreign: Sequence[str] = (),
-) -> Resolved:
-    """Apply all sources in order of precedence and validate the result.
-
-    The arguments are those of `read_overrides` and `Overrides.apply_to`.
-
-    Raises:
-        ConfigError: Names the setting, the value, the expected values and the source.
-    """
-    return read_overrides(preset, config_file, assignments, options, environ, foreign).apply_to(base, base_preset)
-
-
 def check_resumable(checkpoint: Settings, requested: Settings, path: str) -> None:
     """Check that a run with the settings `requested` can resume from a checkpoint saved with the settings `checkpoint`.
 

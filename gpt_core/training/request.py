@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -17,9 +17,8 @@ from typing import Literal
 import msgspec
 
 from gpt_core.checkpoints.store import CheckpointStore
-from gpt_core.config.resolve import Overrides, read_overrides
+from gpt_core.config.resolve import Overrides
 from gpt_core.config.settings import MAX_COUNT, Settings
-from gpt_core.config.validation import check_together
 from gpt_core.errors import CheckpointError, CorpusError, ResumeTextError
 from gpt_core.formats.checkpoint import Checkpoint, CheckpointInfo, read_checkpoint
 from gpt_core.text.source import text_source
@@ -83,57 +82,33 @@ class RunRequest:
         """Return the request with the checkpoint to resume, read and verified, and the settings to use.
 
         Raises:
-            CheckpointError: There is no valid checkpoint to resume.
+            GptError: As `resolve_request`.
         """
         if self.resume is None or self.loaded.is_available:
             return self
-        checkpoint, passed_over = load_checkpoint(self.resume, Path(self.settings.models_dir))
-        request = replace(
-            self, resume=checkpoint.path, as_saved=False, passed_over=(*self.passed_over, *passed_over),
-            loaded=LoadedCheckpoint(checkpoint),
-        )  # fmt: skip
-        if not (self.as_saved or self.resume == "newest"):
-            return request
-        here = {"threads": self.settings.threads, "models_dir": self.settings.models_dir}
-        settings = settings_to_resume(checkpoint, **(here | dict(self.changes)))
-        check_together(settings)
-        return replace(request, settings=settings, preset_name=checkpoint.preset)
+        if self.as_saved or self.resume == "newest":
+            here = {"threads": self.settings.threads, "models_dir": self.settings.models_dir}
+            overrides = Overrides(None, (("request", here | dict(self.changes)),))
+            return resolve_request(overrides, resume=self.resume, overwrite=self.overwrite)
+        checkpoint, _ = load_checkpoint(self.resume, Path(self.settings.models_dir))
+        return replace(self, loaded=LoadedCheckpoint(checkpoint))
 
 
 def resolve_request(
-    preset: str | None = None,
-    config_file: Path | None = None,
-    assignments: Sequence[str] = (),
-    options: Mapping[str, object] | None = None,
-    environ: Mapping[str, str] | None = None,
-    *,
-    resume: Path | Newest | None = None,
-    overwrite: bool = False,
-    foreign: Sequence[str] = (),
+    overrides: Overrides, *, resume: Path | Newest | None = None, overwrite: bool = False
 ) -> RunRequest:
-    """Resolve all settings of a run once.
+    """Apply requested settings to a preset, or to those of the checkpoint to resume.
 
     Args:
-        preset: Name of a preset; None for that of the config file, else the default one.
-        config_file: TOML file of settings.
-        assignments: KEY=VALUE strings.
-        options: Values by setting name; None for an option that was not given.
-        environ: Environment variables.
+        overrides: The requested settings.
         resume: Checkpoint to resume, "newest" for the newest valid one of the models folder, None for a new run.
         overwrite: Replace the checkpoints of another run in the folder.
-        foreign: Keys of the config file that are not settings and are skipped.
 
     Raises:
-        ConfigError: A setting is unknown, of the wrong type or out of bounds, or settings contradict each other.
+        ConfigError: Settings contradict each other.
         CheckpointError: There is no such checkpoint to resume or to start from, or it is damaged.
         CorpusError: A requested text is not a readable file.
     """
-    overrides = read_overrides(preset, config_file, assignments, options, environ, foreign)
-    return request_with(overrides, resume=resume, overwrite=overwrite)
-
-
-def request_with(overrides: Overrides, *, resume: Path | Newest | None = None, overwrite: bool = False) -> RunRequest:
-    """Apply requested settings to a preset, or to those of the checkpoint to resume. As `resolve_request`."""
     checkpoint = None
     if resume is None:
         resolved = resolve_new(overrides)
@@ -141,7 +116,8 @@ def request_with(overrides: Overrides, *, resume: Path | Newest | None = None, o
     else:
         checkpoint, passed_over = load_checkpoint(resume, Path(str(overrides.value("models_dir"))))
         assert checkpoint.path is not None
-        base = settings_to_resume(checkpoint, models_dir=str(checkpoint.path.parent))
+        folder = str(checkpoint.path.parent)
+        base = msgspec.structs.replace(checkpoint.settings, models_dir=folder, **raised_limits(checkpoint))
         resolved = overrides.apply_to(base, checkpoint.preset)
         request = RunRequest(
             resolved.settings, resolved.preset, checkpoint.path, overwrite=overwrite, passed_over=passed_over,
@@ -202,11 +178,6 @@ def load_checkpoint(resume: Path | Newest, models_dir: Path) -> tuple[Checkpoint
     return found.checkpoint, tuple(damaged.error for damaged in found.damaged)
 
 
-def settings_to_resume(checkpoint: Checkpoint, **here: object) -> Settings:
-    """Return the settings saved in a checkpoint, with raised limits where the run has reached them, and with `here`."""
-    return msgspec.structs.replace(checkpoint.settings, **(raised_limits(checkpoint) | here))
-
-
 def raised_lines(checkpoint: Checkpoint, settings: Settings) -> tuple[str, ...]:
     """Return a line per limit that the run had reached and that `settings` have as `raised_limits` gives it."""
     lines = []
@@ -216,7 +187,9 @@ def raised_lines(checkpoint: Checkpoint, settings: Settings) -> tuple[str, ...]:
             what = f"{name} is now {limit:.15g}" if limit else "it is lifted"
             end = f"minutes={settings.minutes:g}" if settings.minutes else f"max_epochs={settings.max_epochs}"
             otherwise = "" if limit else f"; without it, the run continues to {end}"
-            lines.append(f"the run had reached {name}={reached:g}: {what}; set it with --set {name}=N{otherwise}")
+            lines.append(
+                f"the run had reached {name}={reached:g}: {what}; resume with {name}=N to set another{otherwise}"
+            )
     return tuple(lines)
 
 

@@ -12,7 +12,7 @@ from typing import TypedDict
 
 from gpt_core.bench.budget_rule import budget_request, with_choice
 from gpt_core.checkpoints.store import CheckpointStore
-from gpt_core.config.resolve import Resolved, read_overrides, resolve
+from gpt_core.config.resolve import Resolved, read_overrides
 from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError, ConfigError, InputError
 from gpt_core.formats.bundle import bundle_of, load_bundle
@@ -67,7 +67,7 @@ def report_text_note(settings: Settings) -> None:
 
 
 class SettingSources(TypedDict):
-    """The sources of settings, as `resolve` and `resolve_request` take them."""
+    """The sources of settings, as `read_overrides` takes them."""
 
     preset: str | None
     config_file: Path | None
@@ -123,7 +123,7 @@ def load_model(options: Namespace, names: Sequence[str] = ()) -> ModelBundle:
     bundle = load_chosen(options)
     given = {name: getattr(options, name) for name in (*names, "threads")}
     assignments = getattr(options, "assignments", ())
-    settings = resolve(None, None, assignments, given, base=bundle.settings, base_preset=bundle.preset_name).settings
+    settings = read_overrides(assignments=assignments, options=given).apply_to(bundle.settings).settings
     threads.set_threads(compute_threads(settings.threads))
     if options.threads is not None and (warning := threads_warning(settings.threads)):
         print(f"gpt-tui: {warning}", file=sys.stderr)

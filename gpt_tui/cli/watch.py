@@ -6,6 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from gpt_core.checkpoints.replacement import METRICS
+from gpt_core.config.resolve import read_overrides
 from gpt_core.config.settings import Settings
 from gpt_core.errors import InputError
 from gpt_core.files import exists
@@ -21,7 +22,7 @@ def watch(options: Namespace) -> int:
     folder = watched_folder(options.folder)
     log = folder / METRICS
     require_terminal(f"read {one_line(str(log))} without a terminal" if exists(log) else "run it in one")
-    request = resolve_request(options={"models_dir": str(folder)})
+    request = resolve_request(read_overrides(options={"models_dir": str(folder)}))
     from gpt_tui.app.launch import run_app
 
     return run_app(request, watched=folder)

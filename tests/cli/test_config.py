@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from gpt_core.config.presets import preset
-from gpt_core.config.resolve import resolve
+from gpt_core.config.resolve import read_overrides
 from gpt_tui.cli import main as cli
 from gpt_tui.cli.options import PREFERENCES
 
@@ -25,7 +25,7 @@ def test_the_output_of_config_is_a_config_file_with_the_same_settings(
     assert "preset" not in values  # the shape is not that of micro
     expected = msgspec.structs.replace(preset("micro"), layers=3, seed=5, models_dir=str(Path.cwd() / 'a "b"'))
     (empty_folder / "run.toml").write_text(printed)
-    assert resolve(config_file=Path("run.toml"), foreign=PREFERENCES).settings == expected
+    assert read_overrides(config_file=Path("run.toml"), foreign=PREFERENCES).apply_to().settings == expected
     assert "layers = 3" in printed
     assert "[--set]" in next(line for line in printed.splitlines() if line.startswith("layers ="))
     assert "[--seed]" in next(line for line in printed.splitlines() if line.startswith("seed ="))

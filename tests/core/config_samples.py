@@ -2,13 +2,13 @@
 
 import pytest
 
-from gpt_core.config.resolve import resolve
+from gpt_core.config.resolve import read_overrides
 from gpt_core.errors import ConfigError
 
 
 def refusal(*arguments, **named):
     with pytest.raises(ConfigError) as caught:
-        resolve(*arguments, **named)
+        read_overrides(*arguments, **named).apply_to()
     message = str(caught.value)
     assert message.isprintable(), "an error is one line"
     return message

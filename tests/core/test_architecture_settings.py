@@ -11,7 +11,7 @@ import pytest
 
 from gpt_core import gradcheck, interpret, reference
 from gpt_core.config.freezing import model_parts
-from gpt_core.config.resolve import resolve
+from gpt_core.config.resolve import read_overrides
 from gpt_core.config.settings import GPT2, QWEN3, SIZES, ModelShape, Settings
 from gpt_core.errors import CheckpointError, ConfigError
 from gpt_core.formats.checkpoint import peek_checkpoint
@@ -239,7 +239,7 @@ def test_a_run_can_start_from_a_model_with_other_layers_but_not_change_them(tmp_
 )
 def test_what_does_not_fit_is_refused_in_one_line(assignments: list[str], words: str) -> None:
     with pytest.raises(ConfigError) as error:
-        resolve("nano", assignments=assignments)
+        read_overrides("nano", assignments=assignments).apply_to()
     assert words in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from gpt_core.config.resolve import resolve
+from gpt_core.config.resolve import read_overrides
 from gpt_core.config.settings import GROUP_RATES, Settings
 from gpt_core.config.toml_file import as_toml, changes_as_toml, read_config
 from gpt_core.config.validation import PATHS, fields
@@ -46,7 +46,7 @@ def test_files_that_are_not_config_files_are_rejected_without_blocking(tmp_path)
 def test_control_characters_in_names_cannot_reach_the_terminal(tmp_path):
     path = config(tmp_path, "layers = 0", "\x1b[31m\n.toml")
     assert "\\x1b[31m\\n.toml" in refusal(config_file=path)
-    assert "\x1b" not in as_toml(*resolve(config_file=config(tmp_path, "seed = 1", "\x1b[31m.toml")))
+    assert "\x1b" not in as_toml(*read_overrides(config_file=config(tmp_path, "seed = 1", "\x1b[31m.toml")).apply_to())
 
 
 def random_settings(seed):
@@ -86,16 +86,16 @@ def random_settings(seed):
 @pytest.mark.parametrize("seed", range(20))
 def test_settings_written_as_toml_load_to_equal_settings(tmp_path, seed):
     expected = random_settings(seed)
-    resolved = resolve("micro", options=msgspec.structs.asdict(expected))
+    resolved = read_overrides("micro", options=msgspec.structs.asdict(expected)).apply_to()
     assert resolved.settings == expected
-    again = resolve(config_file=config(tmp_path, as_toml(*resolved)))
+    again = read_overrides(config_file=config(tmp_path, as_toml(*resolved))).apply_to()
     assert again.settings == expected
     assert "# model: custom" in as_toml(*resolved)
     assert tomllib.loads(as_toml(*resolved))["seed"] == expected.seed
 
 
 def test_settings_written_as_toml_have_source_and_description():
-    lines = as_toml(*resolve("nano", assignments=["layers=2"])).splitlines()
+    lines = as_toml(*read_overrides("nano", assignments=["layers=2"]).apply_to()).splitlines()
     assert any(line.startswith("layers = 2 ") and line.endswith("# [--set] transformer blocks (L)") for line in lines)
     assigned = {line.removeprefix("# ").partition(" = ")[0]: line for line in lines if " = " in line}
     assert [name for name in fields() if name in assigned] == [name for name in fields() if name not in GROUP_RATES]
@@ -103,7 +103,7 @@ def test_settings_written_as_toml_have_source_and_description():
 
 
 def test_a_printed_config_has_one_learning_rate_where_the_groups_share_it(tmp_path):
-    shared, mixed = resolve("nano"), resolve("nano", assignments=["pos_lr=0.5"])
+    shared, mixed = read_overrides("nano").apply_to(), read_overrides("nano", assignments=["pos_lr=0.5"]).apply_to()
     names = [
         {line.partition(" = ")[0] for line in as_toml(*resolved).splitlines() if not line.startswith("#")}
         for resolved in (shared, mixed)
@@ -113,53 +113,67 @@ def test_a_printed_config_has_one_learning_rate_where_the_groups_share_it(tmp_pa
     assert names[1] >= {*GROUP_RATES}
     assert "learning_rate" not in names[1]
     printed = config(tmp_path, as_toml(*shared).replace("learning_rate = 0.003", "learning_rate = 0.001"))
-    assert resolve(config_file=printed).settings.learning_rate == 0.001, "an edit of the printed file is in force"
-    assert "learning_rate = 0.001" in changes_as_toml("nano", resolve(config_file=printed).settings, tmp_path)
+    assert read_overrides(config_file=printed).apply_to().settings.learning_rate == 0.001, (
+        "an edit of the printed file is in force"
+    )
+    assert "learning_rate = 0.001" in changes_as_toml(
+        "nano", read_overrides(config_file=printed).apply_to().settings, tmp_path
+    )
 
 
 def test_relative_paths_of_a_config_file_count_from_its_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     path = config(tmp_path / "runs", 'train_file = "t.txt"\neval_file = "/e.txt"\nmodels_dir = "../models"\n')
-    settings = resolve(config_file=path).settings
+    settings = read_overrides(config_file=path).apply_to().settings
     assert (settings.train_file, settings.eval_file) == (str(tmp_path / "runs" / "t.txt"), "/e.txt")
     assert settings.models_dir == str(tmp_path / "runs" / ".." / "models")
-    relative = resolve(config_file=path.relative_to(tmp_path), assignments=["eval_file=e.txt"]).settings
+    relative = (
+        read_overrides(config_file=path.relative_to(tmp_path), assignments=["eval_file=e.txt"]).apply_to().settings
+    )
     assert (relative.train_file, relative.eval_file) == ("runs/t.txt", "e.txt")
-    assert resolve(config_file=config(tmp_path, 'train_file = ""')).settings.train_file == ""
+    assert read_overrides(config_file=config(tmp_path, 'train_file = ""')).apply_to().settings.train_file == ""
 
 
 def test_a_printed_config_names_the_same_files_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    resolved = resolve(assignments=["train_file=t.txt", "models_dir=a/models"])
+    resolved = read_overrides(assignments=["train_file=t.txt", "models_dir=a/models"]).apply_to()
     (tmp_path / "elsewhere").mkdir()
-    again = resolve(config_file=config(tmp_path / "elsewhere", as_toml(*resolved))).settings
+    again = read_overrides(config_file=config(tmp_path / "elsewhere", as_toml(*resolved))).apply_to().settings
     assert (again.train_file, again.models_dir) == (str(tmp_path / "t.txt"), str(tmp_path / "a" / "models"))
-    default = resolve(config_file=config(tmp_path / "elsewhere", as_toml(*resolve()))).settings
-    assert default == resolve().settings
+    printed = config(tmp_path / "elsewhere", as_toml(*read_overrides().apply_to()))
+    default = read_overrides(config_file=printed).apply_to().settings
+    assert default == read_overrides().apply_to().settings
 
 
 def test_a_saved_config_names_files_below_its_folder_relative_to_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
-    settings = resolve(assignments=["train_file=runs/t.txt", "eval_file=e.txt", "models_dir=runs/~x"]).settings
+    settings = (
+        read_overrides(assignments=["train_file=runs/t.txt", "eval_file=e.txt", "models_dir=runs/~x"])
+        .apply_to()
+        .settings
+    )
     written = changes_as_toml("nano", settings, tmp_path / "runs")
     assert tomllib.loads(written)["train_file"] == "t.txt"
     assert tomllib.loads(written)["eval_file"] == str(tmp_path / "e.txt")
-    again = resolve(config_file=config(tmp_path / "runs", written)).settings
+    again = read_overrides(config_file=config(tmp_path / "runs", written)).apply_to().settings
     assert again.models_dir == str(tmp_path / "runs" / "~x")
 
 
 def test_a_relative_path_of_a_config_file_that_begins_with_a_tilde_stays_in_its_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config(tmp_path, 'train_file = "./~x"\n')
-    settings = resolve(config_file=Path("run.toml")).settings
-    assert resolve(assignments=[f"train_file={settings.train_file}"]).settings.train_file == settings.train_file
+    settings = read_overrides(config_file=Path("run.toml")).apply_to().settings
+    assert (
+        read_overrides(assignments=[f"train_file={settings.train_file}"]).apply_to().settings.train_file
+        == settings.train_file
+    )
 
 
 @pytest.mark.parametrize("text", [b"\xef\xbb\xbfseed = 7\n", b"\xef\xbb\xbf# x\r\nseed = 7\r\n", b"seed = 7\r\n"])
 def test_a_byte_order_mark_and_crlf_line_ends_are_accepted(tmp_path, text):
-    assert resolve(config_file=config(tmp_path, text)).settings.seed == 7
+    assert read_overrides(config_file=config(tmp_path, text)).apply_to().settings.seed == 7
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpt_core import gradcheck, reference
-from gpt_core.config.resolve import resolve
+from gpt_core.config.resolve import read_overrides
 from gpt_core.config.settings import ModelShape
 from gpt_core.errors import ConfigError
 from gpt_core.formats.checkpoint import peek_checkpoint
@@ -202,7 +202,7 @@ def test_a_resumed_run_with_dropout_equals_the_uninterrupted_one(tmp_path: Path,
 
 
 def test_every_step_and_every_seed_has_masks_of_its_own() -> None:
-    settings = resolve(assignments=["dropout=0.2"]).settings
+    settings = read_overrides(assignments=["dropout=0.2"]).apply_to().settings
     drops = [dropout_of(settings, step, 0, 64) for step in (1, 2)]
     keys = [drop.key(place) for drop in drops if drop for place in range(13)]
     assert len(set(keys)) == 26
@@ -222,13 +222,16 @@ def test_masks_begin_at_the_first_sequence_of_each_micro_batch(tmp_path: Path, m
 
 
 def test_a_self_test_memorizes_without_dropout() -> None:
-    assert dropout_of(resolve(assignments=["dropout=0.2", "overfit_tiny=true"]).settings, 1, 0, 64) is None
-    assert dropout_of(resolve().settings, 1, 0, 64) is None
+    assert (
+        dropout_of(read_overrides(assignments=["dropout=0.2", "overfit_tiny=true"]).apply_to().settings, 1, 0, 64)
+        is None
+    )
+    assert dropout_of(read_overrides().apply_to().settings, 1, 0, 64) is None
 
 
 def test_a_dropout_of_everything_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"dropout: got 1, expected a number of at least 0 and less than 1"):
-        resolve(assignments=["dropout=1"])
+        read_overrides(assignments=["dropout=1"]).apply_to()
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import gpt_core
 from gpt_core.bench.estimate import read_corpus_stats
 from gpt_core.config.fine_tuning import FROM_FILE, RATE_FACTOR, fine_tuning_defaults
 from gpt_core.config.presets import PRESETS, preset
+from gpt_core.config.resolve import read_overrides
 from gpt_core.config.settings import GROUP_RATES, Settings
 from gpt_core.config.toml_file import as_toml, changes_as_toml
 from gpt_core.errors import CheckpointError, ConfigError, RunExistsError
@@ -179,7 +180,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one_without_the_file(start: Path,
     trainer, expected = finished_trainer(fine_tuning(copy, whole, max_steps=8))
     train(fine_tuning(copy, parts, max_steps=cut))
     copy.unlink()
-    request = resolve_request(options={"max_steps": "8"}, resume=parts / "models/ckpt_latest.safetensors")
+    request = resolve_request(
+        read_overrides(options={"max_steps": "8"}), resume=parts / "models/ckpt_latest.safetensors"
+    )
     resumed = gpt_core.training.setup.open_run(request)
     assert losses(list(resumed.events())) == expected[cut:]
     assert whole_state(resumed) == whole_state(trainer)
@@ -245,7 +248,7 @@ def test_a_run_that_is_stopped_before_it_evaluates_keeps_the_run_that_it_would_r
 
 
 def test_shape_and_tokenizer_are_those_of_the_file_and_the_rest_has_the_defaults_of_fine_tuning(start: Path):
-    request = resolve_request(options={"init_from": str(start)})
+    request = resolve_request(read_overrides(options={"init_from": str(start)}))
     file = peek_checkpoint(start).settings
     assert all(getattr(request.settings, name) == getattr(file, name) for name in FROM_FILE)
     assert request.settings.learning_rate == pytest.approx(RATE_FACTOR * preset("nano").learning_rate)
@@ -274,28 +277,29 @@ def test_every_preset_has_defaults_of_fine_tuning_that_are_slower_and_evaluate_e
 
 def test_requested_settings_override_the_defaults_of_fine_tuning(start: Path):
     settings = resolve_request(
-        assignments=["eval_every_steps=7"], options={"init_from": str(start), "learning_rate": "1e-5"}
+        read_overrides(assignments=["eval_every_steps=7"], options={"init_from": str(start), "learning_rate": "1e-5"})
     ).settings
     assert (settings.learning_rate, settings.eval_every_steps) == (1e-5, 7)
 
 
 def test_a_self_test_has_the_full_rates(start: Path):
-    settings = resolve_request(options={"init_from": str(start), "overfit_tiny": True}).settings
+    settings = resolve_request(read_overrides(options={"init_from": str(start), "overfit_tiny": True})).settings
     assert settings.learning_rate == preset("nano").learning_rate
     assert full_rates(settings.shape) == dict.fromkeys(GROUP_RATES, settings.learning_rate)
 
 
 def test_a_config_file_of_a_run_gives_the_same_settings(start: Path, tmp_path: Path):
-    resolved = resolve_request(options={"init_from": str(start)})
+    resolved = resolve_request(read_overrides(options={"init_from": str(start)}))
     full = msgspec.structs.replace(resolved.settings, seq_len=16, **dict.fromkeys(GROUP_RATES, 3e-3))
     for number, settings in enumerate((resolved.settings, full)):
         path = tmp_path / f"{number}.toml"
         path.write_text(changes_as_toml("nano", settings, tmp_path))
-        again = resolve_request(config_file=path).settings
+        again = resolve_request(read_overrides(config_file=path)).settings
         assert msgspec.structs.replace(again, init_from=settings.init_from) == settings
         sources = dict.fromkeys(msgspec.structs.asdict(settings), "test")
         path.write_text(as_toml(settings, "nano", sources))
-        assert msgspec.structs.replace(resolve_request(config_file=path).settings, models_dir="models") == settings
+        again = resolve_request(read_overrides(config_file=path)).settings
+        assert msgspec.structs.replace(again, models_dir="models") == settings
 
 
 @pytest.mark.parametrize(
@@ -309,7 +313,7 @@ def test_a_config_file_of_a_run_gives_the_same_settings(start: Path, tmp_path: P
 )
 def test_settings_that_contradict_the_file_are_refused_in_one_line(start: Path, requested, words: str):
     with pytest.raises(ConfigError, match=words) as refused:
-        resolve_request(**requested, options={"init_from": str(start)})
+        resolve_request(read_overrides(**requested, options={"init_from": str(start)}))
     assert "\n" not in str(refused.value)
     assert str(refused.value).startswith("init_from: ")
 

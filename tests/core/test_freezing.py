@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpt_core.config.freezing import frozen_parts, model_parts
-from gpt_core.config.resolve import resolve
+from gpt_core.config.resolve import read_overrides
 from gpt_core.config.settings import ModelShape
 from gpt_core.errors import ConfigError
 from gpt_core.formats.checkpoint import read_checkpoint
@@ -69,9 +69,9 @@ def test_a_bad_value_is_refused_in_one_line(freeze: str, words: str):
 
 
 def test_the_setting_is_checked_against_the_layers_of_the_model():
-    assert resolve(assignments=["freeze=layers 0-3"]).settings.freeze == "layers 0-3"
+    assert read_overrides(assignments=["freeze=layers 0-3"]).apply_to().settings.freeze == "layers 0-3"
     with pytest.raises(ConfigError, match="expected layers from 0 to 3"):
-        resolve(assignments=["freeze=layers 0-4"])
+        read_overrides(assignments=["freeze=layers 0-4"]).apply_to()
 
 
 def test_every_parameter_belongs_to_a_part():

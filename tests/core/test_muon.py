@@ -10,7 +10,7 @@ import pytest
 
 from gpt_core import reference
 from gpt_core.bench.estimate import checkpoint_tensor_bytes, estimate_memory
-from gpt_core.config.resolve import resolve
+from gpt_core.config.resolve import read_overrides
 from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.formats.checkpoint import read_checkpoint
 from gpt_core.gradcheck import relative_error
@@ -210,7 +210,7 @@ def test_a_run_learns(tmp_path: Path) -> None:
 
 
 def test_the_setting_is_resolved_and_described() -> None:
-    assert resolve(assignments=["optimizer=muon"]).settings.optimizer == "muon"
+    assert read_overrides(assignments=["optimizer=muon"]).apply_to().settings.optimizer == "muon"
     assert optimizer_type("muon") is Muon
 
 

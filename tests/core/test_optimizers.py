@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from gpt_core.bench.estimate import checkpoint_tensor_bytes, estimate_memory
 from gpt_core.bench.step_timing import measure_step_time
-from gpt_core.config.resolve import resolve
+from gpt_core.config.resolve import read_overrides
 from gpt_core.errors import CheckpointError, ConfigError
 from gpt_core.formats.checkpoint import read_checkpoint
 from gpt_core.model.parameters import Parameters, parameter_count
@@ -129,11 +129,11 @@ def test_a_checkpoint_of_an_optimizer_that_is_not_registered_is_rejected(toy: ty
 
 
 def test_the_setting_accepts_registered_names_only(toy: type[Optimizer]) -> None:
-    assert resolve(assignments=["optimizer=toy"]).settings.optimizer == "toy"
+    assert read_overrides(assignments=["optimizer=toy"]).apply_to().settings.optimizer == "toy"
     with pytest.raises(
         ConfigError, match="optimizer: got 'adam', expected one of adamw, muon, toy; did you mean adamw"
     ):
-        resolve(assignments=["optimizer=adam"])
+        read_overrides(assignments=["optimizer=adam"]).apply_to()
 
 
 def test_an_unknown_optimizer_is_an_error_that_names_the_closest() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from gpt_core.config.resolve import read_overrides
 from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError, ConfigError, CorpusError, ResumeTextError
 from gpt_core.training.events import RunStarted
@@ -63,34 +64,38 @@ def test_resuming_where_every_checkpoint_is_damaged_names_them_and_the_reasons(t
 
 def newest_of(folder: Path) -> RunRequest:
     """Resolve a request to resume the newest checkpoint of a folder."""
-    return resolve_request(options={"models_dir": str(folder)}, resume="newest")
+    return resolve_request(read_overrides(options={"models_dir": str(folder)}), resume="newest")
 
 
 def test_resuming_a_finished_run_lifts_its_step_limit_however_it_is_requested(trained: Path) -> None:
     models = trained / "models"
-    by_command = resolve_request(resume=models / LATEST)
+    by_command = resolve_request(read_overrides(), resume=models / LATEST)
     by_app = RunRequest(Settings(models_dir=str(models)), resume=models / LATEST, as_saved=True).located()
     newest = RunRequest(Settings(models_dir=str(models)), resume="newest").located()
     assert by_command.settings.max_steps == by_app.settings.max_steps == newest.settings.max_steps == 0
     assert by_command.resume == by_app.resume == newest.resume == models / LATEST
-    assert resolve_request(resume=models / BEST).settings.max_steps == 6  # saved at step 5
+    assert by_command.raised == by_app.raised == newest.raised
+    assert by_command.raised[0].startswith("the run had reached max_steps=6: it is lifted")
+    assert resolve_request(read_overrides(), resume=models / BEST).settings.max_steps == 6  # saved at step 5
 
 
 def test_resumed_settings_are_those_of_the_checkpoint_except_the_requested_ones(trained: Path) -> None:
-    request = resolve_request(assignments=["seed=7"], options={"max_steps": "9"}, resume=trained / "models" / LATEST)
+    overrides = read_overrides(assignments=["seed=7"], options={"max_steps": "9"})
+    request = resolve_request(overrides, resume=trained / "models" / LATEST)
     saved = tiny_settings(trained)
     assert request.settings.shape == saved.shape
     assert (request.settings.seed, request.settings.max_steps) == (7, 9)
     assert request.settings.models_dir == str(trained / "models")
-    other = resolve_request(options={"models_dir": "other"}, resume=trained / "models" / LATEST)
+    other = resolve_request(read_overrides(options={"models_dir": "other"}), resume=trained / "models" / LATEST)
     assert other.settings.models_dir == "other"
 
 
 def test_a_resume_does_not_check_the_requested_settings_against_a_preset(trained: Path) -> None:
     """4 heads, the default preset's, do not divide a width of 18; the 2 heads of the checkpoint do."""
+    overrides = read_overrides(assignments=["d_model=18"])
     with pytest.raises(ConfigError):
-        resolve_request(assignments=["d_model=18"])
-    assert resolve_request(assignments=["d_model=18"], resume=trained / "models" / LATEST).settings.d_model == 18
+        resolve_request(overrides)
+    assert resolve_request(overrides, resume=trained / "models" / LATEST).settings.d_model == 18
 
 
 def test_as_saved_takes_threads_and_folder_of_the_request(trained: Path) -> None:
@@ -119,7 +124,7 @@ def test_a_request_with_changes_keeps_those_that_it_has(trained: Path, as_saved:
 
 def test_a_missing_text_is_reported_before_the_run_is_opened(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="missing"):
-        resolve_request(options={"train_file": str(tmp_path / "missing.txt")})
+        resolve_request(read_overrides(options={"train_file": str(tmp_path / "missing.txt")}))
 
 
 @pytest.mark.parametrize(("setting", "option"), [("train_file", "--train-file"), ("eval_file", "--eval-file")])
@@ -130,7 +135,7 @@ def test_a_missing_text_of_a_resumed_run_is_explained(tmp_path: Path, setting: s
     text.unlink()
     here = Settings(models_dir=str(tmp_path / "models"))
     for resume in (
-        lambda: resolve_request(resume=checkpoint),
+        lambda: resolve_request(read_overrides(), resume=checkpoint),
         lambda: open_run(RunRequest(here, resume=checkpoint, as_saved=True)),
     ):
         with pytest.raises(ResumeTextError) as caught:
@@ -141,12 +146,12 @@ def test_a_missing_text_of_a_resumed_run_is_explained(tmp_path: Path, setting: s
         assert str(caught.value) == reason + remedy
         assert caught.value.setting == setting
     with pytest.raises(ResumeTextError, match=r"typed: No such file or directory; name a text file$") as caught:
-        resolve_request(options={setting: str(tmp_path / "typed")}, resume=checkpoint)
+        resolve_request(read_overrides(options={setting: str(tmp_path / "typed")}), resume=checkpoint)
     assert caught.value.setting == setting
 
 
 def test_a_loaded_checkpoint_is_used_by_one_run_and_read_again_for_the_next(trained: Path) -> None:
-    request = resolve_request(options={"max_steps": "13"}, resume=trained / "models" / LATEST)
+    request = resolve_request(read_overrides(options={"max_steps": "13"}), resume=trained / "models" / LATEST)
     assert request.loaded.is_available
     first = open_run(request)
     before = first.parameters.flat.tobytes()

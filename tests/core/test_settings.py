@@ -9,7 +9,7 @@ import pytest
 from msgspec import inspect
 
 from gpt_core.config.presets import PRESETS, preset, shape_name
-from gpt_core.config.resolve import check_resumable, read_overrides, resolve
+from gpt_core.config.resolve import check_resumable, read_overrides
 from gpt_core.config.settings import GROUP_RATES, ModelShape, Settings
 from gpt_core.config.toml_file import as_toml, changes_as_toml
 from gpt_core.config.validation import PATHS, check_together, checked, fields, groups, names_as_text, parsed
@@ -28,7 +28,7 @@ def test_a_model_has_the_name_of_the_preset_with_its_shape_or_is_custom():
 
 
 def test_the_default_preset_is_nano():
-    resolved = resolve()
+    resolved = read_overrides().apply_to()
     assert resolved.preset == "nano"
     assert resolved.settings == preset("nano")
     assert resolved.sources["d_model"] == "preset nano"
@@ -37,22 +37,22 @@ def test_the_default_preset_is_nano():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_satisfies_the_bounds_and_the_cross_checks(name):
-    resolved = resolve(name)
+    resolved = read_overrides(name).apply_to()
     assert resolved.settings == preset(name)
     assert {key for key, source in resolved.sources.items() if source == f"preset {name}"} == set(PRESETS[name])
 
 
 def test_each_source_overrides_the_one_before_and_is_recorded(tmp_path):
     path = config(tmp_path, 'preset = "micro"\nseed = 1\nthreads = 1\npatience = 1\n')
-    file_only = resolve(config_file=path)
+    file_only = read_overrides(config_file=path).apply_to()
     assert (file_only.preset, file_only.settings.layers, file_only.settings.seed) == ("micro", 7, 1)
-    resolved = resolve(
+    resolved = read_overrides(
         "nano",
         path,
         ["threads=2", "patience=2", "overfit_tiny=no"],
         {"patience": 3, "seed": None},
         {"OVERFIT_TINY": "1"},
-    )
+    ).apply_to()
     settings, sources = resolved.settings, resolved.sources
     assert (settings.layers, sources["layers"]) == (4, "preset nano")
     assert (settings.seed, sources["seed"]) == (1, str(path))
@@ -63,16 +63,20 @@ def test_each_source_overrides_the_one_before_and_is_recorded(tmp_path):
 
 @pytest.mark.parametrize(("word", "tiny"), [("1", True), ("true", True), ("0", False), ("", False)])
 def test_the_environment_variable_sets_overfit_tiny(word, tiny):
-    resolved = resolve(environ={"OVERFIT_TINY": word})
+    resolved = read_overrides(environ={"OVERFIT_TINY": word}).apply_to()
     assert resolved.settings.overfit_tiny is tiny
     assert resolved.sources["overfit_tiny"] == ("OVERFIT_TINY" if word else "default")
     assert "OVERFIT_TINY" in refusal(environ={"OVERFIT_TINY": "perhaps"})
 
 
 def test_words_are_parsed_by_the_type_of_the_setting():
-    settings = resolve(
-        assignments=["seed=7", "attn_lr=3e-4", "debug=TRUE", "train_file=a=b c.en", "adam_eps=1", "document=line"]
-    ).settings
+    settings = (
+        read_overrides(
+            assignments=["seed=7", "attn_lr=3e-4", "debug=TRUE", "train_file=a=b c.en", "adam_eps=1", "document=line"]
+        )
+        .apply_to()
+        .settings
+    )
     assert (settings.seed, settings.attn_lr, settings.debug) == (7, 3e-4, True)
     assert (settings.train_file, settings.adam_eps, settings.document) == ("a=b c.en", 1.0, "line")
 
@@ -208,18 +212,26 @@ def test_heads_that_do_not_divide_the_channels_are_answered_with_the_nearest_div
 def test_a_micro_batch_divides_the_batch_or_is_at_least_as_large():
     message = refusal("nano", assignments=["batch_size=12", "micro_batch_size=8"])
     assert message.endswith("nearest: 6, 12, or 0 for all sequences at once")
-    assert resolve("nano", assignments=["batch_size=12"]).settings.micro_batch == 12
-    assert resolve("nano", assignments=["batch_size=4"]).settings.micro_batch == 4
-    assert resolve("nano", assignments=["batch_size=12", "micro_batch_size=0"]).settings.micro_batch == 12
-    assert resolve("nano", assignments=["batch_size=12", "micro_batch_size=3"]).settings.micro_batch == 3
+    assert read_overrides("nano", assignments=["batch_size=12"]).apply_to().settings.micro_batch == 12
+    assert read_overrides("nano", assignments=["batch_size=4"]).apply_to().settings.micro_batch == 4
+    assert (
+        read_overrides("nano", assignments=["batch_size=12", "micro_batch_size=0"]).apply_to().settings.micro_batch
+        == 12
+    )
+    assert (
+        read_overrides("nano", assignments=["batch_size=12", "micro_batch_size=3"]).apply_to().settings.micro_batch == 3
+    )
 
 
 def test_the_improvement_threshold_of_an_accuracy_is_a_fraction():
-    assert resolve("nano", assignments=["improvement_threshold=1.5"]).settings.improvement_threshold == 1.5
+    assert (
+        read_overrides("nano", assignments=["improvement_threshold=1.5"]).apply_to().settings.improvement_threshold
+        == 1.5
+    )
     with pytest.raises(ConfigError, match="at most 1"):
-        resolve("mini", assignments=["improvement_threshold=1.5"])
+        read_overrides("mini", assignments=["improvement_threshold=1.5"]).apply_to()
     with pytest.raises(ConfigError, match="at most 1"):
-        resolve("nano", assignments=["improvement_threshold=1.5", "best_metric=accuracy"])
+        read_overrides("nano", assignments=["improvement_threshold=1.5", "best_metric=accuracy"]).apply_to()
 
 
 def test_the_best_metric_is_the_loss_except_in_the_preset_of_the_go_project():
@@ -238,7 +250,7 @@ def test_learning_rate_sets_the_rates_of_all_groups(tmp_path):
         {"config_file": config(tmp_path, "learning_rate = 2e-4")},
     ):
         for name in ("nano", "mini"):
-            settings = resolve(name, **sources).settings
+            settings = read_overrides(name, **sources).apply_to().settings
             assert [getattr(settings, group) for group in GROUP_RATES] == [2e-4] * 5
             assert settings.learning_rate == 2e-4
     assert preset("mini").learning_rate is None, "its rate of the embedding is a tenth of the others"
@@ -250,7 +262,7 @@ def test_the_rate_of_a_group_overrides_the_learning_rate_of_its_source(tmp_path)
         {"assignments": ["pos_lr=0.5", "learning_rate=0.1"]},
         {"assignments": ["pos_lr=0.5"], "options": {"learning_rate": "0.1"}},
     ):
-        settings = resolve(**sources).settings
+        settings = read_overrides(**sources).apply_to().settings
         assert (settings.pos_lr, settings.attn_lr, settings.learning_rate) == (0.5, 0.1, None)
     layered = read_overrides(assignments=["pos_lr=0.5"]).override("argument", {"learning_rate": 0.1})
     assert layered.apply_to().settings.learning_rate == 0.1
@@ -258,12 +270,16 @@ def test_the_rate_of_a_group_overrides_the_learning_rate_of_its_source(tmp_path)
 
 def test_learning_rate_overrides_the_groups_of_an_earlier_source(tmp_path):
     path = config(tmp_path, "pos_lr = 0.5")
-    resolved = resolve(config_file=path, options={"learning_rate": "0.1"})
+    resolved = read_overrides(config_file=path, options={"learning_rate": "0.1"}).apply_to()
     assert resolved.settings.learning_rate == 0.1
     assert {resolved.sources[group] for group in GROUP_RATES} == {"--learning-rate"}
     base = msgspec.structs.replace(preset("micro"), attn_lr=0.5)
-    assert resolve(base=base, options={"learning_rate": 0.1}).settings.learning_rate == 0.1
-    groups_last = resolve(config_file=config(tmp_path, "learning_rate = 0.1"), assignments=["pos_lr=0.5"]).settings
+    assert read_overrides(options={"learning_rate": 0.1}).apply_to(base).settings.learning_rate == 0.1
+    groups_last = (
+        read_overrides(config_file=config(tmp_path, "learning_rate = 0.1"), assignments=["pos_lr=0.5"])
+        .apply_to()
+        .settings
+    )
     assert (groups_last.pos_lr, groups_last.mlp_lr) == (0.5, 0.1)
 
 
@@ -276,7 +292,7 @@ NAMES = {
 
 @pytest.mark.parametrize("word", NAMES)
 def test_several_texts_are_one_word_separated_by_semicolons_or_a_list(word):
-    settings = resolve(assignments=[f"train_file={word}"]).settings
+    settings = read_overrides(assignments=[f"train_file={word}"]).apply_to().settings
     assert settings.train_file == NAMES[word]
     again = parsed("train_file", names_as_text(settings.train_file))
     assert checked("train_file", again) == settings.train_file
@@ -284,15 +300,18 @@ def test_several_texts_are_one_word_separated_by_semicolons_or_a_list(word):
 
 def test_items_of_a_list_are_names_as_they_are(tmp_path):
     for value in (["a;b", "c"], ("a;b", Path("c"))):
-        assert resolve(options={"train_file": value}).settings.train_file == ("a;b", "c")
-    assert resolve(options={"train_file": ["a;b"]}).settings.train_file == "a;b"
+        assert read_overrides(options={"train_file": value}).apply_to().settings.train_file == ("a;b", "c")
+    assert read_overrides(options={"train_file": ["a;b"]}).apply_to().settings.train_file == "a;b"
     path = config(tmp_path, 'train_file = ["a;b", "/c"]\neval_file = ["e.txt"]')
-    settings = resolve(config_file=path).settings
+    resolved = read_overrides(config_file=path).apply_to()
+    settings = resolved.settings
     assert (settings.train_file, settings.eval_file) == ((str(tmp_path / "a;b"), "/c"), str(tmp_path / "e.txt"))
-    again = resolve(config_file=config(tmp_path, as_toml(*resolve(config_file=path)))).settings
+    again = read_overrides(config_file=config(tmp_path, as_toml(*resolved))).apply_to().settings
     assert again == settings
     assert msgspec.json.decode(msgspec.json.encode(settings), type=Settings) == settings
-    written = changes_as_toml("nano", resolve(options={"train_file": ["a", "/b"]}).settings, Path.cwd())
+    written = changes_as_toml(
+        "nano", read_overrides(options={"train_file": ["a", "/b"]}).apply_to().settings, Path.cwd()
+    )
     assert tomllib.loads(written)["train_file"] == ["a", "/b"]
 
 
@@ -309,7 +328,7 @@ def test_bad_lists_of_texts_are_named(value, expected):
 
 @pytest.mark.parametrize("name", ["cp1252", "latin-1", "utf-16-le", "GB18030", "utf8", ""])
 def test_encodings_are_accepted(name):
-    assert resolve(assignments=[f"encoding={name}"]).settings.encoding == name
+    assert read_overrides(assignments=[f"encoding={name}"]).apply_to().settings.encoding == name
 
 
 @pytest.mark.parametrize("name", ["latin0", "base64", "rot13", "undefined", "utf-99", "a\0b", "x" * 300])
@@ -323,18 +342,19 @@ def test_an_unknown_encoding_is_refused_with_examples(name):
 def test_a_leading_tilde_of_a_path_is_expanded_in_every_source(tmp_path, monkeypatch, key):
     monkeypatch.setenv("HOME", str(tmp_path))
     path = config(tmp_path, f'{key} = "~/x.txt"\n')
-    for resolved in (
-        resolve(config_file=path), resolve(assignments=[f"{key}=~/x.txt"]), resolve(options={key: "~/x.txt"})
+    for overrides in (
+        read_overrides(config_file=path), read_overrides(assignments=[f"{key}=~/x.txt"]),
+        read_overrides(options={key: "~/x.txt"}),
     ):  # fmt: skip
-        assert getattr(resolved.settings, key) == str(tmp_path / "x.txt")
+        assert overrides.value(key) == str(tmp_path / "x.txt")
     message = refusal(assignments=[f"{key}=~no-such-user-here/x"])
     assert message.startswith(f"{key}: got '~no-such-user-here/x', which begins with an unknown home folder; write ./")
-    assert getattr(resolve(assignments=[f"{key}=./~x"]).settings, key) == "./~x"
+    assert getattr(read_overrides(assignments=[f"{key}=./~x"]).apply_to().settings, key) == "./~x"
 
 
 def test_a_resume_starts_from_the_settings_of_the_checkpoint(tmp_path):
     base = msgspec.structs.replace(preset("micro"), attn_lr=0.5, seed=9)
-    resolved = resolve(config_file=config(tmp_path, "seed = 10"), base=base, base_preset="micro")
+    resolved = read_overrides(config_file=config(tmp_path, "seed = 10")).apply_to(base, base_preset="micro")
     assert resolved.preset == "micro"
     assert (resolved.settings.attn_lr, resolved.sources["attn_lr"]) == (0.5, "checkpoint")
     assert resolved.settings.seed == 10
@@ -343,8 +363,8 @@ def test_a_resume_starts_from_the_settings_of_the_checkpoint(tmp_path):
 
 def test_on_a_resume_a_preset_contributes_its_shape_only():
     base = msgspec.structs.replace(preset("micro"), attn_lr=0.5)
-    assert resolve("micro", base=base).settings == base
-    other = resolve("nano", base=base).settings
+    assert read_overrides("micro").apply_to(base).settings == base
+    other = read_overrides("nano").apply_to(base).settings
     assert other.attn_lr == 0.5
     with pytest.raises(CheckpointError) as caught:
         check_resumable(base, other, "models/ckpt_latest.safetensors")

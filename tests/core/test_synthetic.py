@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from gpt_core.config.presets import preset
+from gpt_core.config.resolve import read_overrides
 from gpt_core.errors import CorpusError, ResumeTextError
 from gpt_core.text.synthetic import INDUCTION, REPEATS, induction_text, synthetic_file
 from gpt_core.training import events as ev
@@ -71,11 +72,13 @@ def test_the_preset_trains_on_it_unless_a_text_is_named(tmp_path: Path, monkeypa
     (tmp_path / "data").mkdir()
     train_file, _ = write_texts(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
-    text, held_out = text_sources(resolve_request("induction").settings)
+    text, held_out = text_sources(resolve_request(read_overrides("induction")).settings)
     assert (text.title, held_out) == ("induction.txt", None)
-    text, _ = text_sources(resolve_request("induction", options={"train_file": str(train_file)}).settings)
+    text, _ = text_sources(
+        resolve_request(read_overrides("induction", options={"train_file": str(train_file)})).settings
+    )
     assert text.title == "train.en"
-    text, _ = text_sources(resolve_request("nano").settings)
+    text, _ = text_sources(resolve_request(read_overrides("nano")).settings)
     assert text.title == "train.en"
 
 
@@ -86,7 +89,7 @@ def test_a_resumed_run_generates_the_same_text(tmp_path: Path, cache: Path) -> N
     assert (Path(started.train_file).name, started.eval_file) == ("induction.txt", started.train_file)
     for path in (cache / "gpt-tui").iterdir():
         path.unlink()
-    request = resolve_request(resume=tmp_path / LATEST, options={"max_steps": 6})
+    request = resolve_request(read_overrides(options={"max_steps": 6}), resume=tmp_path / LATEST)
     assert len(losses(list(setup.open_run(request).events()))) == 3
 
 
@@ -97,13 +100,15 @@ def test_a_resume_with_another_text_is_refused_unless_it_is_named(
     list(setup.open_run(small_run(tmp_path)).events())
     monkeypatch.setattr("gpt_core.training.setup.synthetic_file", lambda _: write_texts(tmp_path)[0])
     with pytest.raises(ResumeTextError, match="was trained on another text"):
-        setup.open_run(resolve_request(resume=tmp_path / LATEST, options={"max_steps": 6}))
+        setup.open_run(resolve_request(read_overrides(options={"max_steps": 6}), resume=tmp_path / LATEST))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_an_induction_head_appears_in_the_second_layer_as_the_loss_falls(tmp_path: Path, seed: int) -> None:
-    request = resolve_request("induction", options={"models_dir": str(tmp_path / "models"), "seed": seed})
+    request = resolve_request(
+        read_overrides("induction", options={"models_dir": str(tmp_path / "models"), "seed": seed})
+    )
     trainer = setup.open_run(request)
     evaluations: list[ev.EvalCompleted] = []
     heads: list[ev.HeadsScored] = []

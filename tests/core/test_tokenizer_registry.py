@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpt_core import tokenizers
-from gpt_core.config.resolve import resolve
+from gpt_core.config.resolve import read_overrides
 from gpt_core.config.settings import Settings
 from gpt_core.config.validation import fields
 from gpt_core.errors import ConfigError, TokenizerError
@@ -53,15 +53,15 @@ def bytes_registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("bytes_registered")
 def test_the_setting_accepts_and_lists_a_registered_tokenizer() -> None:
-    assert resolve(assignments=["tokenizer=bytes"]).settings.tokenizer == "bytes"
+    assert read_overrides(assignments=["tokenizer=bytes"]).apply_to().settings.tokenizer == "bytes"
     assert fields()["tokenizer"].choices() == ("pieces", "ascii", "bpe", "bytes")
     with pytest.raises(ConfigError, match=r"'byts', expected one of pieces, ascii, bpe, bytes; did you mean bytes\?"):
-        resolve(assignments=["tokenizer=byts"])
+        read_overrides(assignments=["tokenizer=byts"]).apply_to()
 
 
 def test_the_setting_rejects_a_tokenizer_that_is_not_registered() -> None:
     with pytest.raises(ConfigError, match="tokenizer: got 'bytes', expected one of pieces, ascii"):
-        resolve(assignments=["tokenizer=bytes"])
+        read_overrides(assignments=["tokenizer=bytes"]).apply_to()
 
 
 @pytest.mark.usefixtures("bytes_registered")
@@ -118,7 +118,7 @@ def test_an_unknown_tokenizer_is_answered_with_the_closest_name() -> None:
 
 def test_a_config_file_with_the_former_name_of_ascii_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text('tokenizer = "seed"\n')
-    assert resolve(config_file=tmp_path / "run.toml").settings.tokenizer == "ascii"
+    assert read_overrides(config_file=tmp_path / "run.toml").apply_to().settings.tokenizer == "ascii"
 
 
 def test_a_checkpoint_with_the_former_name_of_ascii_is_read_as_ascii(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from gpt_core.config.resolve import resolve
+from gpt_core.config.resolve import read_overrides
 from gpt_core.generation.sampler import Sampling
 from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
@@ -91,7 +91,7 @@ def main() -> None:
     options = {"models_dir": folder / "models", "train_file": folder / "data/raw/train.en",
                "eval_file": folder / "data/test/eval.en"}  # fmt: skip
     assignments = [*TINY, *ENDLESS, *SMALL, f"max_steps={steps}"]
-    settings = resolve(assignments=assignments, options=options).settings
+    settings = read_overrides(assignments=assignments, options=options).apply_to().settings
     controller = TrainingController(open_run, lambda _: None, folder / "gpt-tui.log")
     user = User(controller, ModelLoader(controller, settings.models_dir), Sampling.from_settings(settings))
     measurements, next_step = 0, 1

@@ -16,7 +16,7 @@ from textual.widgets import Input, Select
 
 from gpt_core.bench.estimate import StepTime, read_corpus_stats
 from gpt_core.config.presets import preset
-from gpt_core.config.resolve import Overrides, resolve
+from gpt_core.config.resolve import Overrides, read_overrides
 from gpt_core.config.settings import GROUP_RATES, Settings
 from gpt_core.errors import CorpusError, RunExistsError
 from gpt_core.training.request import RunRequest
@@ -308,7 +308,7 @@ async def test_a_saved_config_file_starts_the_same_run(tmp_path: Path, monkeypat
         await bench.until(Path("gpt-tui.toml").exists)
         await bench.pilot.press("ctrl+t")
         await bench.until_step(1)
-        assert resolve(config_file=Path("gpt-tui.toml")).settings == bench.opener.requests[0].settings
+        assert read_overrides(config_file=Path("gpt-tui.toml")).apply_to().settings == bench.opener.requests[0].settings
 
 
 async def test_typing_in_the_save_dialog_replaces_the_default_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

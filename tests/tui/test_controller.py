@@ -11,8 +11,10 @@ import pytest
 from gpt_core.errors import CorpusError, ResumeTextError, RunExistsError
 from gpt_core.training import events as ev
 from gpt_core.training.request import RunRequest
+from gpt_core.training.setup import open_run
 from gpt_tui.session.controller import TrainingController
 from gpt_tui.session.phase import Phase
+from tests.core.training_samples import tiny_settings, train
 from tests.tui.app_bench import DEADLINE_S
 from tests.tui.fake_trainer import FakeOpen, fake_settings
 from tests.tui.samples import scored, started, step
@@ -243,6 +245,18 @@ def test_a_resumed_run_has_its_earlier_curve(bench: Bench, tmp_path: Path):
     assert bench.controller.run.curve.rows()[:, 0].tolist() == list(range(1, 111))
     assert [point.step for point in bench.controller.run.evaluations] == [100]
     assert len(bench.controller.run.log) == 1
+
+
+def test_a_resume_logs_and_reports_the_limit_that_it_raises(tmp_path: Path):
+    settings = tiny_settings(tmp_path, max_steps=6)
+    train(settings)
+    controller = TrainingController(open_run, lambda _: None, tmp_path / "gpt-tui.log")
+    assert controller.start(RunRequest(settings, resume="newest", changes={"max_steps": 0, "max_epochs": 1}))
+    assert controller.join(DEADLINE_S)
+    controller.drain()
+    assert controller.warning.startswith("the run had reached max_steps=6: it is lifted")
+    assert controller.run.log[0].text == controller.warning
+    assert controller.run.step > 6
 
 
 def test_steps_do_not_wake_the_app(bench: Bench):

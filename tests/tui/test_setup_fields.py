@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from gpt_core.config.presets import PRESETS, preset
-from gpt_core.config.resolve import resolve
+from gpt_core.config.resolve import read_overrides
 from gpt_core.config.settings import GROUP_RATES
 from gpt_core.config.validation import fields, groups
 from gpt_core.errors import ConfigError
@@ -226,7 +226,7 @@ def test_a_saved_config_file_resolves_to_the_same_settings(tmp_path: Path, name:
     }
     settings = msgspec.structs.replace(preset(name), models_dir=str(tmp_path), seed=7, **odd)
     save_config(tmp_path / "run.toml", name, settings, overwrite=False)
-    assert resolve(config_file=tmp_path / "run.toml").settings == settings
+    assert read_overrides(config_file=tmp_path / "run.toml").apply_to().settings == settings
     text = (tmp_path / "run.toml").read_text()
     assert "layers = 6 " in text
     assert ("d_model" in text) is False

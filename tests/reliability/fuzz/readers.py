@@ -28,7 +28,7 @@ import numpy as np
 from gpt_core import tokenizers
 from gpt_core.bridges import gguf_export, gguf_model, huggingface
 from gpt_core.bridges.importing import import_checkpoint
-from gpt_core.config.resolve import resolve
+from gpt_core.config.resolve import read_overrides
 from gpt_core.config.settings import Settings
 from gpt_core.config.toml_file import as_toml
 from gpt_core.errors import EXIT_BAD_INPUT, CheckpointError, ConfigError, CorpusError, GptError, TokenizerError
@@ -181,7 +181,9 @@ def read_tokenizers(data: bytes) -> None:
 
 def config_seeds() -> Iterable[bytes]:
     """Yield a file of all settings, and small ones with each TOML construct."""
-    yield b"".join(line.partition(b"#")[0].rstrip() + b"\n" for line in as_toml(*resolve()).encode().splitlines())
+    yield b"".join(
+        line.partition(b"#")[0].rstrip() + b"\n" for line in as_toml(*read_overrides().apply_to()).encode().splitlines()
+    )
     yield b'preset = "micro"\nseed = 7\nattn_lr = 1e-3 # rate\ntrain_file = "a\\u00e9.en"\nepsilon = 0.0\n'
     yield b"[table]\nlayers = 0x10\nlist = [1, 2.5, true, inf, nan]\nwhen = 1979-05-27T07:32:00Z\nraw = '''x'''\n"
     yield 'overfit_tiny = true\r\nmodels_dir = "日本"\r\nd_model = 64\nnum_heads = 8\nbatch_size = 6'.encode()
@@ -190,11 +192,11 @@ def config_seeds() -> Iterable[bytes]:
 def read_configs(data: bytes) -> None:
     """Check that accepted settings survive a round trip."""
     try:
-        resolved = resolve(config_file=put(data))
+        resolved = read_overrides(config_file=put(data)).apply_to()
     except ConfigError as error:
         refused(error)
         return
-    assert resolve(config_file=put(as_toml(*resolved).encode())).settings == resolved.settings
+    assert read_overrides(config_file=put(as_toml(*resolved).encode())).apply_to().settings == resolved.settings
 
 
 # -- texts
