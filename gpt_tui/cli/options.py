@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict
 
 from gpt_core.bench.budget_rule import budget_request, with_choice
 from gpt_core.checkpoints.store import CheckpointStore
-from gpt_core.config.resolve import Resolved, read_overrides
+from gpt_core.config.resolve import Overrides, Resolved, read_overrides
 from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError, ConfigError, InputError
 from gpt_core.formats.bundle import bundle_of, load_bundle
@@ -32,12 +31,11 @@ SETTING_OPTIONS = (
 )  # fmt: skip
 
 
-def requested_run(options: Namespace) -> RunRequest:
-    """Return the run that the options request. Raises ConfigError, CheckpointError or CorpusError."""
+def requested_run(options: Namespace, overrides: Overrides) -> RunRequest:
+    """Return the run that the options and the settings request. Raises ConfigError, CheckpointError or CorpusError."""
     resume: Path | Newest | None = typed_path(options.resume, "--resume") if options.resume else None
     if options.resume == "":  # --resume without a file
         resume = "newest"
-    overrides = read_overrides(**setting_sources(options))
     with ProgressLine() as waiting:
         return budget_request(
             overrides, resume=resume, overwrite=getattr(options, "overwrite", False), progress=waiting
@@ -46,7 +44,7 @@ def requested_run(options: Namespace) -> RunRequest:
 
 def resolve_settings(options: Namespace) -> Resolved:
     """Return the settings in force. Raises ConfigError, or CheckpointError for the file of `init_from`."""
-    return resolve_new(with_choice(read_overrides(**setting_sources(options)))[0])
+    return resolve_new(with_choice(requested_settings(options))[0])
 
 
 def refuse_run_length(options: Namespace, reason: str) -> None:
@@ -66,27 +64,12 @@ def report_text_note(settings: Settings) -> None:
         print(f"gpt-tui: {one_line(note, 1000)}", file=sys.stderr)
 
 
-class SettingSources(TypedDict):
-    """The sources of settings, as `read_overrides` takes them."""
-
-    preset: str | None
-    config_file: Path | None
-    assignments: Sequence[str]
-    options: Mapping[str, object]
-    environ: Mapping[str, str]
-    foreign: Sequence[str]
-
-
-def setting_sources(options: Namespace) -> SettingSources:
-    """Return where a command's options take settings from."""
-    return {
-        "preset": options.preset,
-        "config_file": config_file(options),
-        "assignments": options.assignments,
-        "options": {name: getattr(options, name) for name in SETTING_OPTIONS},
-        "environ": os.environ,
-        "foreign": PREFERENCES,
-    }
+def requested_settings(options: Namespace) -> Overrides:
+    """Read the settings that a command's options request. Raises ConfigError."""
+    return read_overrides(
+        options.preset, config_file(options), options.assignments,
+        {name: getattr(options, name) for name in SETTING_OPTIONS}, os.environ, foreign=PREFERENCES,
+    )  # fmt: skip
 
 
 def config_file(options: Namespace) -> Path | None:

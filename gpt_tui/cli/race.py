@@ -21,13 +21,13 @@ from gpt_core import files
 from gpt_core.bench.race import Case, CaseResult, Curve, Difference, curve_of, race_cases, race_results
 from gpt_core.checkpoints.replacement import METRICS
 from gpt_core.checkpoints.store import CheckpointStore, resume_candidates
-from gpt_core.config.resolve import Overrides, read_overrides
+from gpt_core.config.resolve import Overrides
 from gpt_core.config.settings import Settings
 from gpt_core.errors import EXIT_OK, ConfigError, InputError
 from gpt_core.training.events import AnyEvent
 from gpt_core.training.metrics_log import read_metrics
 from gpt_core.training.request import LoadedCheckpoint, RunRequest, load_checkpoint
-from gpt_tui.cli.options import setting_sources
+from gpt_tui.cli.options import requested_settings
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.headless.runner import follow, open_trainer
 from gpt_tui.headless.signals import RunSignals
@@ -95,7 +95,7 @@ class RaceReporter:
 
 def race(options: Namespace) -> int:
     """Run `gpt-tui race`: train what is missing, and print a table or one JSON object."""
-    overrides = read_overrides(**setting_sources(options))
+    overrides = requested_settings(options)
     check_options(options, overrides)
     folder = Path(FOLDER if options.models_dir is None else str(overrides.value("models_dir")))
     cases = cases_in(folder, options, overrides)

@@ -8,7 +8,7 @@ from argparse import Namespace
 from typing import Any
 
 from gpt_core.errors import InputError, MissingPackageError
-from gpt_tui.cli.options import SETTING_OPTIONS, requested_run
+from gpt_tui.cli.options import SETTING_OPTIONS, requested_run, requested_settings
 
 HOST = "127.0.0.1"
 MIN_PORT, MAX_PORT = 1, 65535
@@ -18,7 +18,7 @@ def serve(options: Namespace) -> int:
     """Serve the app until Ctrl+C and return the exit code. Raises InputError, or MissingPackageError."""
     if not (options.port.isdecimal() and MIN_PORT <= int(options.port) <= MAX_PORT):
         raise InputError(f"--port: got {options.port!r}, expected a whole number from {MIN_PORT} to {MAX_PORT}")
-    requested_run(options)  # report errors in the options here, not on the page
+    requested_run(options, requested_settings(options))  # report errors in the options here, not on the page
     try:
         from gpt_tui.browser.server import PageServer
     except ModuleNotFoundError as error:

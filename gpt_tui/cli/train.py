@@ -10,13 +10,13 @@ from functools import partial
 from types import MappingProxyType
 
 from gpt_core.bench.budget_rule import budget_request
-from gpt_core.config.resolve import Overrides, read_overrides
+from gpt_core.config.resolve import Overrides
 from gpt_core.config.settings import ModelShape
 from gpt_core.distributed.communicator import SINGLE_PROCESS
 from gpt_core.errors import InputError
 from gpt_core.training.request import RunRequest
 from gpt_tui.cli.main import LAUNCHED
-from gpt_tui.cli.options import config_file, requested_run, setting_sources
+from gpt_tui.cli.options import config_file, requested_run, requested_settings
 from gpt_tui.shared.interrupts import interrupt_exits
 
 FIRST_BUDGET = 5.0  # minutes of the first run of a session of the app
@@ -32,12 +32,13 @@ def start(options: Namespace) -> int:
     if ranks.rank:
         from gpt_tui.headless.runner import join_app, run_other_rank
 
-        requested = read_overrides(**setting_sources(options)).values
+        requested = requested_settings(options).values
         return run_other_rank(requested, ranks) if options.train_only else join_app(requested, ranks)
     if not options.train_only:
         require_terminal()
     with interrupt_exits():
-        request = requested_run(options)
+        overrides = requested_settings(options)
+        request = requested_run(options, overrides)
         if options.train_only:
             from gpt_tui.headless.runner import run_headless
         else:
@@ -46,7 +47,6 @@ def start(options: Namespace) -> int:
         return run_headless(request, as_json=options.json, ranks=ranks)
     # without such options the app waits for the key that starts a run
     autostart = request.settings.overfit_tiny or request.overwrite or request.resume is not None
-    overrides = read_overrides(**setting_sources(options))
     return run_app(
         request, autostart=autostart, config_file=config_file(options), budget=partial(budget_run, overrides),
         first_minutes=first_minutes(overrides), ranks=ranks,
