@@ -32,7 +32,7 @@ from msgspec.structs import replace
 
 from gpt_core.bench.exchange import FORMATS, ExchangeBenchmark, MeasuredStep, Step, measure_exchange
 from gpt_core.bench.hardware import processor_name
-from gpt_core.bench.scaling import BYTES, RANKS, Network, StepCosts, predict, with_larger_batch
+from gpt_core.bench.scaling import BYTES, RANKS, Network, StepCosts, predict
 from gpt_core.config.presets import preset
 from gpt_core.config.settings import Settings
 from gpt_core.distributed.communicator import SINGLE_PROCESS
@@ -257,7 +257,7 @@ def predicted_rows() -> Iterator[Predicted]:
     for shape, settings in SHAPES.items():
         for format in FORMATS:
             costs, work_s = costs_of(settings, format)
-            costs = with_larger_batch(costs, MAX_MICRO_BATCHES // costs.micro_batches)
+            costs = with_largest_batch(costs)
             for network in NETWORKS[1:]:
                 latency_s = NOMINAL_LATENCY_S + network.delay_ms / 1e3
                 here = Network(latency_s, TCP_SHARE * network.bits_per_s / 8, work_s)
@@ -299,9 +299,15 @@ def table(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+def with_largest_batch(costs: StepCosts) -> StepCosts:
+    """Return the costs of a step with MAX_MICRO_BATCHES."""
+    times = MAX_MICRO_BATCHES // costs.micro_batches
+    return replace(costs, tokens=costs.tokens * times, micro_batches=costs.micro_batches * times)
+
+
 def prediction_of(row: Row) -> Predicted:
     """Return what the throughput on the network of a measured step follows from."""
-    costs = with_larger_batch(row.step.costs, MAX_MICRO_BATCHES // row.step.costs.micro_batches)
+    costs = with_largest_batch(row.step.costs)
     return Predicted(row.network, row.shape, row.step.format, costs, row.step.network)
 
 

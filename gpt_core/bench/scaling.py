@@ -144,11 +144,6 @@ def advise(costs: StepCosts, network: Network, ranks: int) -> Advice:
     return Advice(now, pays, following, best)
 
 
-def with_larger_batch(costs: StepCosts, times: int) -> StepCosts:
-    """Return the costs of a step with this many times as many micro-batches."""
-    return replace(costs, tokens=costs.tokens * times, micro_batches=costs.micro_batches * times)
-
-
 def calibrated(costs: StepCosts, network: Network, ranks: int, exchange_s: float, waited_s: float) -> Network:
     """Return the network with the work and the overlap that a measured step has shown.
 

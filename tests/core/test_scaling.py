@@ -17,7 +17,6 @@ from gpt_core.bench.scaling import (
     predict,
     predictions,
     values_per_link,
-    with_larger_batch,
 )
 from gpt_core.config.settings import Settings
 from gpt_core.errors import ConfigError
@@ -51,12 +50,11 @@ def test_the_rank_with_the_most_micro_batches_decides() -> None:
 
 def test_only_as_many_ranks_as_micro_batches_are_predicted() -> None:
     assert [found.ranks for found in predictions(COSTS, INSTANT)] == [2, 4, 8]
-    assert [found.ranks for found in predictions(with_larger_batch(COSTS, 8), INSTANT)] == [2, 4, 8, 16, 32, 64]
+    assert [found.ranks for found in predictions(replace(COSTS, micro_batches=64), INSTANT)] == [2, 4, 8, 16, 32, 64]
 
 
 def test_a_larger_batch_keeps_the_step_time_of_as_many_more_ranks() -> None:
-    grown = with_larger_batch(COSTS, 4)
-    assert grown.tokens == 4 * COSTS.tokens
+    grown = replace(COSTS, tokens=4 * COSTS.tokens, micro_batches=4 * COSTS.micro_batches)
     assert predict(grown, INSTANT, 8).step_s == pytest.approx(predict(COSTS, INSTANT, 2).step_s)
 
 
