@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from gpt_core.config.validation import READING
 from gpt_core.errors import EXIT_OK, ConfigError, shown
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.progress import Progress
@@ -18,8 +19,6 @@ from gpt_tui.cli.options import load_model
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.shared.formatting import counted, fixed, integer, nats, percent, perplexity
 from gpt_tui.shared.sanitize import one_line, valid_utf8
-
-TEXT_SETTINGS = ("allow_binary", "encoding", "text_field")  # which `--set` changes
 
 
 class Evaluation(msgspec.Struct, frozen=True, tag_field="event", tag="eval"):
@@ -44,8 +43,8 @@ def evaluate(options: Namespace) -> int:
     from gpt_core.training import evaluation
 
     for assignment in options.assignments:
-        if "=" in assignment and (name := assignment.partition("=")[0].strip()) not in TEXT_SETTINGS:
-            raise ConfigError(f"--set: got {shown(name)}, expected one of {', '.join(TEXT_SETTINGS)}")
+        if "=" in assignment and (name := assignment.partition("=")[0].strip()) not in READING:
+            raise ConfigError(f"--set: got {shown(name)}, expected one of {', '.join(READING)}")
     model = load_model(options, ("eval_file", "text_field", "encoding", "weights"))
     given = [f"--{name.replace('_', '-')}" for name in ("text_field", "encoding") if getattr(options, name) is not None]
     given += [f"--set {assignment}" for assignment in options.assignments]

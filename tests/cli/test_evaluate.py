@@ -108,7 +108,7 @@ def test_evaluate_follows_the_advice_of_its_messages_about_a_text(
         run = program("evaluate", "--eval-file", str(text), "--set", "allow_binary=true")
         assert run.returncode == 0, run.stderr
     run = program("evaluate", "--set", "seq_len=8")
-    expected = "gpt-tui: --set: got 'seq_len', expected one of allow_binary, encoding, text_field\n"
+    expected = "gpt-tui: --set: got 'seq_len', expected one of text_field, encoding, allow_binary\n"
     assert (run.returncode, run.stderr) == (2, expected)
     run = program("evaluate", "--set", "encoding")
     assert (run.returncode, run.stderr) == (2, "gpt-tui: --set encoding: got no '=', expected KEY=VALUE\n")
