@@ -86,7 +86,7 @@ def run_benchmark(settings: Settings, *, steps: int = 0, progress: Progress = ig
         trainer = open_run(RunRequest(benchmark_settings(settings, folder)), progress)
         trainer.state.evaluation_due = False  # else fine-tuning would be timed with its first evaluation
         training = measure_training(trainer, steps, progress)
-    length, state_bytes = trainer.run.windows.seq_len, model_state_bytes(settings)
+    length, state_bytes = trainer.run.texts.windows.seq_len, model_state_bytes(settings)
     parameters, tokens = trainer.parameters, corpus_tokens(trainer)
     del trainer  # frees gradients and optimizer state
     inference = measure_inference(StoredWeights(parameters, settings.weights), tokens, progress)
@@ -147,7 +147,7 @@ def measure_training(trainer: Trainer, steps: int, progress: Progress) -> Traini
 def timed_steps(trainer: Trainer) -> Generator[StepMeasurement]:
     """Yield each step of a run with the time since the event before it; then stop the run without saving."""
     profiler = Profiler(trainer.parameters)
-    profiler.add(trainer.run.windows, "read", "data")
+    profiler.add(trainer.run.texts.windows, "read", "data")
     profiler.add_optimizer(trainer.run.optimizer)
     with contextlib.closing(trainer.events()) as events, profiler:
         try:
@@ -218,7 +218,7 @@ def decoded_tokens(shape: ModelShape) -> int:
 def corpus_tokens(trainer: Trainer) -> list[int]:
     """Return the prompt and the tokens after it, from the start of the text, which repeats if it is shorter."""
     count = prompt_tokens(trainer.shape) + decoded_tokens(trainer.shape)
-    tokens: list[int] = trainer.run.train_text.read(0, count).tolist()
+    tokens: list[int] = trainer.run.texts.train.read(0, count).tolist()
     return (tokens * (count // len(tokens) + 1))[:count]
 
 

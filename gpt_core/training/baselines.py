@@ -5,12 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 from gpt_core.errors import GptError
 from gpt_core.kernels import use_any_core
 from gpt_core.text.baselines import Baselines, baselines_key, measure_baselines, read_baselines, write_baselines
-from gpt_core.text.token_stream import TokenStream
 from gpt_core.thread_priority import lower_priority
 from gpt_core.training.events import BaselinesMeasured
 from gpt_core.training.run import Run
@@ -23,13 +21,15 @@ class BaselineMeter:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._first_step = run.state.step
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._found: Baselines | None = None
-        self._is_done = run.eval_text is None or run.eval_path is None or not run.is_reported
-        if not self._is_done:
-            self._key = baselines_key(run.train_text, self._eval_text, run.tokenizer)
+        texts = run.texts
+        self._is_done = True
+        if run.is_reported and texts.held_out is not None and texts.eval_path is not None:
+            self._is_done = False
+            self._eval_text, self._eval_path = texts.held_out, texts.eval_path
+            self._key = baselines_key(texts.train, self._eval_text, run.tokenizer)
             self._found = read_baselines(self._eval_path, self._key)
 
     def poll(self) -> Iterator[BaselinesMeasured]:
@@ -42,7 +42,7 @@ class BaselineMeter:
                 self._run.state.step, found.uniform, found.unigram, found.bytes_per_token, found.compressed,
                 found.compressed_bytes,
             )  # fmt: skip
-        elif self._thread is None and self._run.state.step > self._first_step:
+        elif self._thread is None and not self._run.is_at_start:
             self._thread = threading.Thread(target=self._measure, name="baselines", daemon=True)
             with suppress(RuntimeError):  # no more threads available: the run has no baselines
                 self._thread.start()
@@ -54,22 +54,12 @@ class BaselineMeter:
         if self._thread is not None and self._thread.ident is not None:
             self._thread.join()
 
-    @property
-    def _eval_text(self) -> TokenStream:
-        assert self._run.eval_text is not None
-        return self._run.eval_text
-
-    @property
-    def _eval_path(self) -> Path:
-        assert self._run.eval_path is not None
-        return self._run.eval_path
-
     def _measure(self) -> None:
         use_any_core()
         lower_priority(BELOW_TRAINING)
-        run, text = self._run, self._eval_text
+        run = self._run
         with suppress(GptError, MemoryError):  # training reports what it cannot read itself
-            found = measure_baselines(run.train_text, text, run.tokenizer, self._stopping.is_set)
+            found = measure_baselines(run.texts.train, self._eval_text, run.tokenizer, self._stopping.is_set)
             if found is not None:
-                write_baselines(self._eval_path, self._key, run.eval_file_sha256, found)
+                write_baselines(self._eval_path, self._key, run.texts.eval_sha256, found)
                 self._found = found

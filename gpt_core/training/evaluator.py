@@ -10,7 +10,6 @@ from gpt_core.model.scores import EvalScores
 from gpt_core.text.overfit_data import OverfitLoader
 from gpt_core.training import events as ev
 from gpt_core.training.agreement import Agreement
-from gpt_core.training.controls import TrainingControls
 from gpt_core.training.early_stopping import record_evaluation
 from gpt_core.training.evaluation import EvalResult, EvalText, RunScores, max_part_tokens
 from gpt_core.training.rounds import Rounds
@@ -24,23 +23,15 @@ from gpt_core.training.self_test import MIN_REPRODUCED, reproduced
 class Evaluator:
     """Evaluates a run at step boundaries. Its iterators end early if a stop is requested."""
 
-    def __init__(
-        self,
-        run: Run,
-        gpt: GPT,
-        rounds: Rounds,
-        saver: Saver,
-        requests: TrainingControls,
-        agreement: Agreement,
-    ) -> None:
+    def __init__(self, run: Run, gpt: GPT, rounds: Rounds, saver: Saver, agreement: Agreement) -> None:
         self._run, self._gpt, self._rounds = run, gpt, rounds
-        self._saver, self._requests, self._agreement = saver, requests, agreement
+        self._saver, self._requests, self._agreement = saver, agreement.requests, agreement
         self._state, self._settings = run.state, run.settings
-        self._samples = SampleWriter(run.evaluated, run.tokenizer, run.settings, run.train_text)
+        self._samples = SampleWriter(run.evaluated, run.tokenizer, run.settings, run.texts.train)
         self._text: EvalText | None = None
-        if run.eval_text is not None:
-            self._text = EvalText(run.eval_text, run.windows.seq_len, max_part_tokens(run.settings))
-        self._first_step, self._last_step = run.state.step, last_step(run)
+        if run.texts.held_out is not None:
+            self._text = EvalText(run.texts.held_out, run.texts.windows.seq_len, max_part_tokens(run.settings))
+        self._last_step = last_step(run)
         self._training_from_s = run.state.elapsed_s  # later by the time of the evaluations
         self._fully_scored_step = self._sampled_step = self._exchanged_step = -1
 
@@ -59,11 +50,6 @@ class Evaluator:
         return self._is_scheduled_at(self._state.step, self._state.window)
 
     @property
-    def is_at_start(self) -> bool:
-        """True before the first step of this session, at the step of the checkpoint that was resumed."""
-        return self._state.step == self._first_step
-
-    @property
     def follows_next_step(self) -> bool:
         """True if an evaluation is scheduled after the next step, or that is the last one."""
         step = self._state.step + 1
@@ -77,7 +63,7 @@ class Evaluator:
     def _is_scheduled_at(self, step: int, window: int) -> bool:
         if step == 0:
             return self._state.origin is not None
-        is_at_end = window == 0 or window >= self._run.windows.windows_per_epoch
+        is_at_end = window == 0 or window >= self._run.texts.windows.windows_per_epoch
         return is_at_end or self._rounds.ends.has_multiple(self._settings.eval_every_steps, step, window)
 
     def evaluate(self, *, is_last: bool = False) -> Iterator[ev.AnyEvent]:
@@ -92,7 +78,8 @@ class Evaluator:
         if text is None:
             state.evaluation_due = False
             return
-        scores = yield from self._scores(text, complete=is_last or state.window >= self._run.windows.windows_per_epoch)
+        is_complete = is_last or state.window >= self._run.texts.windows.windows_per_epoch
+        scores = yield from self._scores(text, complete=is_complete)
         if scores is None:
             return
         trained_until_s = state.elapsed_s
@@ -127,7 +114,8 @@ class Evaluator:
         """
         step, text = self._state.step, self._text
         yield from self.exchange()
-        if text is None or self.is_at_start or step == self._fully_scored_step or self._agreement.controls.stopping:
+        is_scored = self._run.is_at_start or step == self._fully_scored_step
+        if text is None or is_scored or self._agreement.controls.stopping:
             return
         scores = yield from self._scores(text, complete=True)
         if scores is not None:
@@ -136,7 +124,7 @@ class Evaluator:
 
     def check_lines(self, *, at_end: bool) -> Iterator[ev.AnyEvent]:
         """Report how many lines of the self-test are reproduced, and a sample, unless a stop is requested."""
-        lines = self._run.windows
+        lines = self._run.texts.windows
         if not isinstance(lines, OverfitLoader) or not self._run.is_reported:
             return
         found = []
@@ -153,11 +141,11 @@ class Evaluator:
         """Report the exchange so far, unless this step's was; none on one process and before a step."""
         step, run = self._state.step, self._run
         is_shared = run.is_reported and len(run.communicator.hosts) > 1
-        if not is_shared or self.is_at_start or step == self._exchanged_step:
+        if not is_shared or self._run.is_at_start or step == self._exchanged_step:
             return
         self._exchanged_step = step
         training_s = self._state.elapsed_s - self._training_from_s
-        yield ev.ExchangeMeasured(step, step - self._first_step, *self._rounds.totals, training_s)
+        yield ev.ExchangeMeasured(step, step - run.first_step, *self._rounds.totals, training_s)
 
     def sample(self) -> Iterator[ev.AnyEvent]:
         """Write the sample of this step, unless it has been written."""

@@ -50,9 +50,9 @@ def join_run(ranks: Communicator, requested: Mapping[str, object], replaced: Set
     optimizer, outer = create_optimizer(parameters, settings), create_outer_optimizer(parameters, settings)
     share_tensors(ranks, parameters, optimizer, outer, shared.state)
     run = Run(
-        settings=settings, preset=shared.preset, windows=texts.windows, train_text=texts.train,
-        eval_text=texts.held_out, tokenizer=tokenizer, parameters=parameters, optimizer=optimizer, state=shared.state,
-        store=CheckpointStore(Path(settings.models_dir)), outer=outer, communicator=ranks, is_reported=False,
+        settings=settings, preset=shared.preset, texts=texts, tokenizer=tokenizer, parameters=parameters,
+        optimizer=optimizer, state=shared.state, store=CheckpointStore(Path(settings.models_dir)), outer=outer,
+        communicator=ranks, is_reported=False,
     )  # fmt: skip
     return Trainer(run)
 

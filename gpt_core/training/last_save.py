@@ -28,13 +28,12 @@ class LastSave:
         self.unsaved = 0
         self._run, self._saver, self._rounds = run, saver, rounds
         self._agreed, self._requests = agreement.controls, agreement.requests
-        self._first_step = run.state.step
         self._failed = 0
 
     @property
     def is_possible(self) -> bool:
         """True unless the state is to be discarded, is not that of the run, or would replace one without a step."""
-        has_no_step = self._run.store.is_replacing and self._run.state.step == self._first_step
+        has_no_step = self._run.store.is_replacing and self._run.is_at_start
         return not has_no_step and self._rounds.is_complete and not self._is_discarding
 
     @property

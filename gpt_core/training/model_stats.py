@@ -56,7 +56,7 @@ class ModelStats:
 
     @property
     def _is_on(self) -> bool:
-        text, shape = self._run.eval_text, self._run.parameters.shape
+        text, shape = self._run.texts.held_out, self._run.parameters.shape
         return self._run.is_reported and text is not None and len(text) >= MIN_TEXT and shape.seq_len >= MIN_SEQ_LEN
 
     def before_update(self, *, is_measured: bool) -> None:
@@ -100,7 +100,7 @@ class ModelStats:
             yield ev.InductionHeadAppeared(found.step, found.layer, found.head, found.score)
 
     def _probes(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        text, shape = self._run.eval_text, self._run.parameters.shape
+        text, shape = self._run.texts.held_out, self._run.parameters.shape
         assert text is not None
         candidates = used_ids(text, self._run.tokenizer)
         length = min(REPEATED_TOKENS, shape.seq_len // 2)

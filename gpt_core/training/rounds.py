@@ -58,7 +58,7 @@ class RoundEnds:
 
     def __init__(self, run: Run) -> None:
         self._every = run.settings.sync_every_steps
-        self._batch_size, self._windows = run.settings.batch_size, run.windows.windows_per_epoch
+        self._batch_size, self._windows = run.settings.batch_size, run.texts.windows.windows_per_epoch
         self._last_step = last_step(run)
 
     def is_end(self, step: int, window: int) -> bool:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.settings import Settings
@@ -34,6 +34,24 @@ class BatchSource(Protocol):
         """Return tokens and targets (count, T) of `count` windows, from position `first` of the epoch's order on."""
 
 
+class Texts(NamedTuple):
+    """Texts of a run, as tokens."""
+
+    train: TokenStream
+    windows: BatchSource
+    """windows of the training text, which batches are read from"""
+    held_out: TokenStream | None
+    """tokens to evaluate on, None for the self-test"""
+    eval_name: str
+    """name of the text that these are of"""
+    files: int
+    """files of the training text; 0 for the lines of the self-test"""
+    eval_path: Path | None = None
+    """path that the caches of the eval text are named after, None where nothing is evaluated"""
+    eval_sha256: str = ""
+    """digest of the file that the eval text is, or is the end of"""
+
+
 @dataclass
 class Run:
     """Parts of a run, as `gpt_core.training.setup.open_run` assembles them.
@@ -43,9 +61,7 @@ class Run:
 
     settings: Settings
     preset: str
-    windows: BatchSource
-    train_text: TokenStream
-    eval_text: TokenStream | None
+    texts: Texts
     tokenizer: Tokenizer
     parameters: Parameters
     optimizer: Optimizer
@@ -54,14 +70,6 @@ class Run:
     outer: OuterOptimizer | None = None
     """outer optimizer of a run with rounds of local steps (`sync_every_steps`)"""
     resumed_from: Path | None = None
-    eval_name: str = ""
-    """name of the text that is evaluated on"""
-    eval_path: Path | None = None
-    """path that the caches of that text are named after, None where nothing is evaluated"""
-    eval_file_sha256: str = ""
-    """digest of the file that the eval text is, or is the end of"""
-    train_files: int = 1
-    """files of the training text; 0 for the lines of the self-test"""
     first_words: str = ""
     """beginning of the training text"""
     precision_reason: str = ""
@@ -73,6 +81,16 @@ class Run:
     """False on ranks other than 0, which train and evaluate, but save, log, sample and report nothing"""
     model_reason: str = ""
     """why the time budget has led to the model and its settings"""
+    first_step: int = field(init=False)
+    """steps before this session"""
+
+    def __post_init__(self) -> None:
+        self.first_step = self.state.step
+
+    @property
+    def is_at_start(self) -> bool:
+        """True before the first step of this session, at the step of the checkpoint that was resumed."""
+        return self.state.step == self.first_step
 
     @property
     def evaluated(self) -> Parameters:
@@ -90,4 +108,4 @@ class Run:
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps per pass over the training text."""
-        return math.ceil(self.windows.windows_per_epoch / self.settings.batch_size)
+        return math.ceil(self.texts.windows.windows_per_epoch / self.settings.batch_size)

@@ -9,7 +9,7 @@ from gpt_core.training.run import Run
 
 def epoch_start(run: Run) -> int:
     """Return the step at which the current epoch began, or would have with the present text and batch size."""
-    window = min(run.state.window, run.windows.windows_per_epoch)
+    window = min(run.state.window, run.texts.windows.windows_per_epoch)
     return run.state.step - math.ceil(window / run.settings.batch_size)
 
 
@@ -19,7 +19,7 @@ def last_step(run: Run) -> int:
     if settings.overfit_tiny:
         limit = settings.overfit_steps
     else:
-        windows_left = max(0, run.windows.windows_per_epoch - state.window)
+        windows_left = max(0, run.texts.windows.windows_per_epoch - state.window)
         later_epochs = settings.max_epochs - state.epoch - 1
         rest = math.ceil(windows_left / settings.batch_size) + later_epochs * run.steps_per_epoch
         limit = state.step + max(0, rest)

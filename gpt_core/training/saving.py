@@ -285,7 +285,7 @@ class Saver:
         return Checkpoint(
             settings=run.settings, preset=run.preset,
             state=msgspec.structs.replace(run.state, finished=finished or run.state.finished),
-            tokenizer=run.tokenizer.to_bytes(), corpus_sha256=run.train_text.sha256, parameters=run.evaluated,
+            tokenizer=run.tokenizer.to_bytes(), corpus_sha256=run.texts.train.sha256, parameters=run.evaluated,
             optimizer_state=run.saved_state,
         )  # fmt: skip
 

@@ -40,27 +40,11 @@ from gpt_core.training.fine_tuning import StartingPoint, read_start, tokenizer_n
 from gpt_core.training.gradient_sum import check_ranks
 from gpt_core.training.precision import emulation_warning, with_precision
 from gpt_core.training.request import RunRequest, text_error, text_of_run_error
-from gpt_core.training.run import BatchSource, Run
+from gpt_core.training.run import Run, Texts
 from gpt_core.training.sharing import check_same_program, check_same_text_on_ranks, share_start, share_state
 from gpt_core.training.trainer import Trainer
 
 OVERFIT_SEQ_LEN = 128  # maximum context of the self-test: a few lines, and a quick check of the largest preset
-
-
-class Texts(NamedTuple):
-    """Tokens to train on, the windows that batches are read from, and the tokens to evaluate on.
-
-    `eval_name` is the name of the text that these are of; `files` is the number of files of the training text.
-    `eval_path` and `eval_sha256` are of the file that the eval text is, or is the end of.
-    """
-
-    train: TokenStream
-    windows: BatchSource
-    held_out: TokenStream | None
-    eval_name: str
-    files: int
-    eval_path: Path | None = None
-    eval_sha256: str = ""
 
 
 def open_run(
@@ -156,13 +140,10 @@ def assemble(
     if texts.held_out is not None:
         state.eval_sha256, state.eval_windows = eval_text_id(settings, texts.held_out)
     return Run(
-        settings=settings, preset=shape_name(settings.shape), windows=texts.windows, train_text=texts.train,
-        eval_text=texts.held_out, tokenizer=tokenizer, parameters=parameters,
+        settings=settings, preset=shape_name(settings.shape), texts=texts, tokenizer=tokenizer, parameters=parameters,
         optimizer=create_optimizer(parameters, settings, optimizer_state, average), state=state, store=store,
         outer=create_outer_optimizer(parameters, settings, momentum),
-        resumed_from=checkpoint.path if checkpoint else None,
-        eval_name=texts.eval_name, eval_path=texts.eval_path, eval_file_sha256=texts.eval_sha256,
-        train_files=texts.files, first_words=opening(texts.train, tokenizer),
+        resumed_from=checkpoint.path if checkpoint else None, first_words=opening(texts.train, tokenizer),
         precision_reason=choice.reason, best_restarted=best_restarted,
         warnings=(
             *(f"skipped: {line}" for line in request.passed_over), *store.space_warnings(settings),
@@ -366,7 +347,7 @@ def eval_text_of_run(model: ModelBundle, progress: Progress = ignore_progress) -
     expected, found, hashed = model.eval_sha256, text.sha256, source.name
     if not expected:  # earlier versions saved the digest of the training text alone
         expected, found, hashed = model.corpus_sha256, text_sha256(train, progress), train.name
-    if expected and expected != found:
+    if expected != found:
         if held_out is None and model.corpus_sha256 != file_sha256:  # digests of files, not of the held-out part
             expected, found = model.corpus_sha256, file_sha256
         raise CheckpointError(

@@ -56,13 +56,8 @@ class TimeBudget:
         return state.plan.progress_at(state.step) if state.plan else state.step / max(1, self._limit)
 
     @property
-    def is_over(self) -> bool:
-        """True once the budget is used."""
-        return self._state.plan is not None and self._state.plan.is_over
-
-    @property
     def is_used(self) -> bool:
-        """True once the budget is used up by the steps so far: the next plan will say so."""
+        """True once the budget is used by the steps so far: the plan of the next boundary says so."""
         return 0 < self._budget_s <= self._state.elapsed_s
 
     def revise(self) -> PlanMade | None:

@@ -76,7 +76,7 @@ class Trainer:
         self._rounds = Rounds(run, self._gradients, self._agreement)
         self._last_save = LastSave(run, self._saver, self._agreement, self._rounds)
         self._awaited: set[str] = set()
-        self._evaluator = Evaluator(run, self._gpt, self._rounds, self._saver, self.requests, self._agreement)
+        self._evaluator = Evaluator(run, self._gpt, self._rounds, self._saver, self._agreement)
         self._stats = ModelStats(run, self._gradients)
         self._rate = TokenRate()
         self._baselines = BaselineMeter(run)
@@ -104,7 +104,7 @@ class Trainer:
     @property
     def probe_text(self) -> TokenStream:
         """Text to look at the model with: the eval text, or the training text of a run without one."""
-        return self.run.train_text if self.run.eval_text is None else self.run.eval_text
+        return self.run.texts.train if self.run.texts.held_out is None else self.run.texts.held_out
 
     def weights_snapshot(self) -> tuple[Parameters, int]:
         """Return a copy of the weights that are evaluated, and their step; within a round, those of this rank.
@@ -206,7 +206,7 @@ class Trainer:
             return "early_stopping"
         if 0 < settings.max_steps <= state.step:
             return "max_steps"
-        if self._budget.is_over:
+        if self._budget.is_used:
             return "deadline"
         if state.epoch >= settings.max_epochs and not settings.overfit_tiny:
             return "max_epochs"
@@ -246,7 +246,7 @@ class Trainer:
             yield from self._plan()
         if state.evaluation_due:
             return  # stopped before its end: it remains pending
-        if state.window >= self.run.windows.windows_per_epoch:
+        if state.window >= self.run.texts.windows.windows_per_epoch:
             reason = end_epoch(state, settings)
             self._end_reason = "" if settings.overfit_tiny and reason != "epsilon" else reason
             every = settings.save_epoch_number
@@ -264,7 +264,7 @@ class Trainer:
         """Make the plan of a time budget that is due. A run that has used its budget is evaluated at this step."""
         if (plan := self._budget.revise()) is not None:
             yield plan
-        if self._budget.is_over and self.state.scores is None and not self._divergence.has_diverged:
+        if self._budget.is_used and self.state.scores is None and not self._divergence.has_diverged:
             self.state.evaluation_due = True
             yield from self._stats.measure()
             yield from self._evaluate()
@@ -277,8 +277,8 @@ class Trainer:
         an answer of the user.
         """
         is_last = self._budget.is_used or self._evaluator.is_at_limit
-        is_saved = self._evaluator.is_at_start  # in the checkpoint that was resumed
-        if is_last and not is_saved and self.run.eval_text is not None and not self._divergence.has_diverged:
+        is_saved = self.run.is_at_start  # in the checkpoint that was resumed
+        if is_last and not is_saved and self.run.texts.held_out is not None and not self._divergence.has_diverged:
             self._agreement.compare(self.state.step, self.parameters)
             with self._clock.stopped():
                 yield from self._last_save.save()
@@ -339,7 +339,7 @@ class Trainer:
         """Compute the gradient that this rank's update applies; None if a stop was requested meanwhile."""
         settings, state, numbers = self.settings, self.state, self._rounds.micro_batches
         micro_batches = [
-            self.run.windows.read(state.epoch, state.window + number * settings.micro_batch, settings.micro_batch)
+            self.run.texts.windows.read(state.epoch, state.window + number * settings.micro_batch, settings.micro_batch)
             for number in numbers
         ]
         n_targets = sum(int(np.count_nonzero(targets >= 0)) for _, targets in micro_batches)
@@ -391,12 +391,12 @@ class Trainer:
         steps_per_epoch = run.steps_per_epoch
         return ev.RunStarted(
             step=state.step, epoch=state.epoch, kind="overfit-tiny" if settings.overfit_tiny else "train",
-            preset=run.preset, parameters=parameter_count(self.shape), train_tokens=len(run.train_text),
-            eval_tokens=len(run.eval_text) if run.eval_text else 0,
-            batch_tokens=settings.batch_size * run.windows.seq_len, steps_per_epoch=steps_per_epoch,
+            preset=run.preset, parameters=parameter_count(self.shape), train_tokens=len(run.texts.train),
+            eval_tokens=len(run.texts.held_out) if run.texts.held_out else 0,
+            batch_tokens=settings.batch_size * run.texts.windows.seq_len, steps_per_epoch=steps_per_epoch,
             max_steps=self._budget.last_step, minutes=settings.minutes, model_reason=run.model_reason,
-            threads=threads.get_threads(), seed=settings.seed, train_file=run.train_text.name,
-            eval_file=run.eval_name, resumed_from=str(run.resumed_from or ""), elapsed_s=state.elapsed_s,
+            threads=threads.get_threads(), seed=settings.seed, train_file=run.texts.train.name,
+            eval_file=run.texts.eval_name, resumed_from=str(run.resumed_from or ""), elapsed_s=state.elapsed_s,
             ema=settings.ema,
             precision=settings.precision, precision_reason=run.precision_reason, warnings=run.warnings,
             eval_part_tokens=self._evaluator.part_tokens,
@@ -405,7 +405,7 @@ class Trainer:
             trained_parameters=trained_count(self.shape, settings.freeze) if settings.freeze else 0,
             init_from=origin.path if origin else "", init_sha256=origin.sha256 if origin else "",
             init_step=origin.step if origin else 0,
-            train_files=run.train_files, documents=run.train_text.documents, train_bytes=run.train_text.bytes,
+            train_files=run.texts.files, documents=run.texts.train.documents, train_bytes=run.texts.train.bytes,
             first_words=run.first_words, hosts=tuple(run.communicator.hosts) if len(run.communicator.hosts) > 1 else (),
             sync_every_steps=settings.sync_every_steps,
         )  # fmt: skip

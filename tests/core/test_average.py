@@ -44,8 +44,8 @@ def average_of(trainer: Trainer) -> Parameters:
 
 def eval_loss(trainer: Trainer, weights: Parameters) -> float:
     """Return the loss on the eval text of a run, computed by a model of its own."""
-    assert trainer.run.eval_text is not None
-    text = EvalText(trainer.run.eval_text, trainer.run.windows.seq_len, max_part_tokens(trainer.settings))
+    assert trainer.run.texts.held_out is not None
+    text = EvalText(trainer.run.texts.held_out, trainer.run.texts.windows.seq_len, max_part_tokens(trainer.settings))
     scoring = text.scores(GPT(weights), trainer.settings.micro_batch, complete=False)
     while True:
         try:

@@ -141,9 +141,9 @@ def test_tokens_are_counted_in_the_cache_and_estimated_without_one(tmp_path: Pat
     trainer.run.store.close()
     found = read_corpus_stats(settings)
     assert (guess.counted, found.counted) == (False, True)
-    assert found.train_tokens == len(trainer.run.train_text)
-    assert trainer.run.eval_text is not None
-    assert found.eval_tokens == pytest.approx(len(trainer.run.eval_text), rel=0.1)
+    assert found.train_tokens == len(trainer.run.texts.train)
+    assert trainer.run.texts.held_out is not None
+    assert found.eval_tokens == pytest.approx(len(trainer.run.texts.held_out), rel=0.1)
     assert 0.3 < guess.train_tokens / found.train_tokens < 3  # a few sentences over and over are not English prose
 
 
@@ -182,7 +182,7 @@ def test_the_statistics_of_a_text_of_several_files_are_those_of_its_run(tmp_path
     assert (guess.words, guess.counted) == ("Über die Brücke. / Zwei.", False)
     trainer = opened(settings)
     trainer.run.store.close()
-    text, held_out = trainer.run.train_text, trainer.run.eval_text
+    text, held_out = trainer.run.texts.train, trainer.run.texts.held_out
     assert held_out is not None
     found = read_corpus_stats(settings)
     assert not found.counted  # the run alone divides the text

@@ -49,8 +49,8 @@ def scores_of(trainer: Trainer, text: EvalText, *, complete: bool) -> RunScores:
 
 
 def eval_text(trainer: Trainer, tokens: int) -> EvalText:
-    assert trainer.run.eval_text is not None
-    return EvalText(trainer.run.eval_text, trainer.settings.seq_len, tokens)
+    assert trainer.run.texts.held_out is not None
+    return EvalText(trainer.run.texts.held_out, trainer.settings.seq_len, tokens)
 
 
 @pytest.mark.parametrize(("windows", "count"), [(1, 1), (7, 7), (10, 3), (1000, 999), (5_000_000, 1024)])
@@ -104,7 +104,7 @@ def test_bits_per_byte_of_the_part_count_its_own_bytes(tmp_path: Path) -> None:
 
 def test_bits_per_byte_leave_out_a_first_token_with_text_which_is_not_predicted(tmp_path: Path) -> None:
     trainer = open_run(tiny_settings(tmp_path))
-    with_bos, lengths = trainer.run.eval_text, trainer.tokenizer.token_lengths
+    with_bos, lengths = trainer.run.texts.held_out, trainer.tokenizer.token_lengths
     assert with_bos is not None
     assert with_bos.target_bytes == with_bos.bytes
     text = replace(with_bos, start=with_bos.start + 1, count=with_bos.count - 1)
@@ -202,7 +202,7 @@ def test_a_kill_during_the_evaluation_at_the_end_leaves_it_to_a_resume(
     settings = tiny_settings(tmp_path, **limit, **PART)
     trainer = open_run(settings)
     for event in trainer.events():
-        if isinstance(event, ev.EvalProgressed) and event.total == len(trainer.run.eval_text) - 1:
+        if isinstance(event, ev.EvalProgressed) and event.total == len(trainer.run.texts.held_out) - 1:
             shutil.copytree(tmp_path / "models", tmp_path / "killed/models", dirs_exist_ok=True)
     killed = msgspec.structs.replace(settings, models_dir=str(tmp_path / "killed/models"))
     assert_completed_by_a_resume(tmp_path / "killed", killed)

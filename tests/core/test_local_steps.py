@@ -70,7 +70,7 @@ def mean_of(values: Sequence[Tensors]) -> Tensors:
 
 def in_numpy(trainer: Trainer, count: int, steps: int) -> tuple[Tensors, Tensors, Tensors, Tensors, list[float]]:
     """Return weights, m, v, outer momentum, and losses, after some steps of the first epoch by this many workers."""
-    settings, windows = trainer.settings, trainer.run.windows
+    settings, windows = trainer.settings, trainer.run.texts.windows
     workers = [Worker(trainer) for _ in range(count)]
     start = dict(workers[0].weights)
     momentum = {name: np.zeros_like(values) for name, values in start.items()}
@@ -194,7 +194,7 @@ def test_the_logged_loss_is_the_mean_over_all_ranks_and_the_same_on_each(tmp_pat
 def ends(tmp_path: Path) -> RoundEnds:
     """Ends of rounds of four steps of a run that ends at step 30."""
     trainer = open_run(alone_settings(tmp_path, max_steps=30))
-    assert trainer.run.windows.windows_per_epoch == 82
+    assert trainer.run.texts.windows.windows_per_epoch == 82
     trainer.run.store.close()
     return RoundEnds(trainer.run)
 

@@ -54,7 +54,7 @@ def test_the_logged_values_are_those_of_interpret_for_the_evaluated_model(tmp_pa
     events = list(trainer.events())
     heads, health = (of_kind(events, kind)[-1] for kind in (ev.HeadsScored, ev.HealthMeasured))
     assert heads.step == health.step == 10
-    gpt, text = GPT(trainer.run.evaluated), trainer.run.eval_text
+    gpt, text = GPT(trainer.run.evaluated), trainer.run.texts.held_out
     tokens = probe(text, trainer.shape.seq_len)
     assert np.array_equal(tokens.reshape(-1), text.read(0, 256))
     scores = interpret.head_scores(gpt, tokens, interpret.repeated_tokens(used_ids(text, trainer.tokenizer), 16))

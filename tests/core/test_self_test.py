@@ -48,7 +48,7 @@ def greedily_reproduced(trainer: Trainer) -> list[bool]:
     """Decode the rest of each line token by token."""
     generator = Generator(trainer.parameters, trainer.tokenizer)
     greedy = Sampling(temperature=0.0, top_k=0, top_p=1.0, repetition_penalty=1.0, max_tokens=200)
-    lines = trainer.run.windows
+    lines = trainer.run.texts.windows
     assert isinstance(lines, OverfitLoader)
     found = []
     for number in range(lines.windows_per_epoch):
@@ -63,7 +63,7 @@ def test_the_verdict_counts_the_lines_that_greedy_decoding_reproduces(tmp_path: 
     trainer = open_run(overfit(tmp_path, steps))
     events = list(trainer.events())
     expected = greedily_reproduced(trainer)
-    lines = trainer.run.windows
+    lines = trainer.run.texts.windows
     assert isinstance(lines, OverfitLoader)
     assert list(reproduced(GPT(trainer.parameters), lines)) == expected
     found = verdict_of(events)

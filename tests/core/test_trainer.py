@@ -173,7 +173,7 @@ def test_bits_per_byte_is_the_loss_of_all_targets_in_bits_over_the_bytes_of_the_
     settings = tiny_settings(tmp_path, max_steps=5)
     trainer = open_run(settings)
     score = of_kind(list(trainer.events()), ev.EvalCompleted)[0]
-    assert trainer.run.eval_text is not None
+    assert trainer.run.texts.held_out is not None
     size = Path(settings.eval_file).stat().st_size
-    targets = len(trainer.run.eval_text) - 1
+    targets = len(trainer.run.texts.held_out) - 1
     assert score.bits_per_byte == pytest.approx(score.loss * targets / math.log(2) / size)
