@@ -118,8 +118,9 @@ def test_changes_override_every_setting_of_a_resume_as_saved(trained: Path, tmp_
 def test_a_request_with_changes_keeps_those_that_it_has(trained: Path, as_saved: bool) -> None:
     saved = tiny_settings(trained)
     request = RunRequest(saved, resume=trained / "models" / LATEST, as_saved=as_saved).with_changes(max_steps=9)
-    changed = request.with_changes(train_file="other.en").located().settings
-    assert (changed.max_steps, changed.train_file, changed.eval_file) == (9, "other.en", saved.eval_file)
+    other = str(trained / "eval.en")
+    changed = request.with_changes(train_file=other).located().settings
+    assert (changed.max_steps, changed.train_file, changed.eval_file) == (9, other, saved.eval_file)
 
 
 def test_a_missing_text_is_reported_before_the_run_is_opened(tmp_path: Path) -> None:
