@@ -318,6 +318,16 @@ class SaveFailed(Event, frozen=True, tag="save_failed"):
     error: str
 
 
+class LogFailed(Event, frozen=True, tag="log_failed"):
+    """A line of `metrics.jsonl` could not be written, and later ones may be missing, too. Displayed, but not logged.
+
+    Training continues. A session of a run has at most one such event. `error` is the path and the reason.
+    """
+
+    step: int
+    error: str
+
+
 class RoundAwaited(Event, frozen=True, tag="round_awaited"):
     """A requested stop or pause waits for the end of a round of local steps. Displayed, but not logged.
 
@@ -369,8 +379,8 @@ LOGGED = (
 AnyEvent = (
     RunStarted | BaselinesMeasured | StepCompleted | UpdateSkipped | EvalProgressed | EvalCompleted | FullEvalCompleted
     | LinesReproduced | SampleWritten | GradientNorms | HeadsScored | HealthMeasured | InductionHeadAppeared
-    | ExchangeMeasured | CheckpointSaved | SaveFailed | LossDiverged | RoundAwaited | RunPaused | RunContinued
-    | PlanMade | RunFinished
+    | ExchangeMeasured | CheckpointSaved | SaveFailed | LogFailed | LossDiverged | RoundAwaited | RunPaused
+    | RunContinued | PlanMade | RunFinished
 )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """`metrics.jsonl`: the events of a run, one line of JSON each, as `--json` prints them.
 
 Each line is one write to the end of the file, so that only the last line can be incomplete, for a reader or after a
-crash. A line that cannot be written is counted and skipped: training continues without it.
+crash. A line that cannot be written is skipped: training continues without it, and reports it once (`LogFailed`).
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ _OF_EVALUATION = {_kind.__struct_config__.tag for _kind in (EvalCompleted, FullE
 class MetricsLog:
     """The log of one run, open for writing.
 
-    `lost` counts the lines that could not be written; `failure` is the reason, "" if there were none.
+    Attributes:
+        path: The log.
+        failure: Path and reason of the last line that could not be written, "" if there is none.
     """
 
     def __init__(
@@ -68,7 +70,6 @@ class MetricsLog:
             ConfigError: The log cannot be written.
         """
         self.path = Path(path)
-        self.lost = 0
         self.failure = ""
         try:
             if resume_step is None:
@@ -95,7 +96,6 @@ class MetricsLog:
             self._torn = False
         except OSError as error:
             self._torn = True
-            self.lost += 1
             self.failure = f"{self.path}: {files.reason(error)}"
             return False
         return True
@@ -122,7 +122,7 @@ class _NoLog(MetricsLog):
     """A log that nothing is written to."""
 
     def __init__(self) -> None:
-        self.path, self.lost, self.failure, self._file, self._torn = Path(), 0, "", None, False
+        self.path, self.failure, self._file, self._torn = Path(), "", None, False
 
 
 NO_LOG: MetricsLog = _NoLog()

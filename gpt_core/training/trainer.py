@@ -125,7 +125,7 @@ class Trainer:
         Closing the iterator saves and ends the log, as `stop` does. An error saves, and leaves the log without an end.
         Within a round of local steps, and while updates are skipped, both keep the last checkpoint instead.
         """
-        finished = closed = False
+        finished = closed = has_log_failed = False
         try:
             log = NO_LOG
             if self.run.is_reported:
@@ -141,6 +141,9 @@ class Trainer:
                     self._saved_steps[event.path] = event.step
                 finished = isinstance(event, ev.RunFinished)
                 with self._clock.stopped():  # what is done with an event is not training
+                    if log.failure and not has_log_failed and not isinstance(event, ev.RunStarted):
+                        has_log_failed = True
+                        yield ev.LogFailed(self.state.step, log.failure)
                     yield event
         except GeneratorExit:
             closed = True

@@ -23,7 +23,15 @@ from gpt_core.config.settings import Settings
 from gpt_core.distributed.communicator import RankError
 from gpt_core.errors import EXIT_FAILED, EXIT_HANGUP, EXIT_INTERRUPTED, EXIT_OK, EXIT_TERMINATED, ConfigError
 from gpt_core.files import reason as cause_of
-from gpt_core.training.events import AnyEvent, CheckpointSaved, EvalCompleted, LossDiverged, RunFinished, SaveFailed
+from gpt_core.training.events import (
+    AnyEvent,
+    CheckpointSaved,
+    EvalCompleted,
+    LogFailed,
+    LossDiverged,
+    RunFinished,
+    SaveFailed,
+)
 from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
 from gpt_tui.app.key_sequences import add_key_sequences
@@ -36,7 +44,7 @@ from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.run_view.surprise.screen import SurpriseScreen
 from gpt_tui.session.controller import OpenRun, TrainingController
 from gpt_tui.session.models import MakeGenerator, make_generator
-from gpt_tui.session.outcome_text import divergence, ending, verdict
+from gpt_tui.session.outcome_text import divergence, ending, log_failure, verdict
 from gpt_tui.session.run_state import is_unsaved
 from gpt_tui.session.run_text import advice, divergence_so_far
 from gpt_tui.shared.bindings import bindings
@@ -282,6 +290,8 @@ class GptApp(App[None]):
             case SaveFailed(error=error):
                 self.notify(one_line(error), title=NOT_SAVED, severity="error", timeout=15, markup=False)
                 self.main.banner.say(f"{NOT_SAVED}: {error}", "bad", is_about_save=True)
+            case LogFailed():
+                self.notify(one_line(log_failure(event)), severity="warning", timeout=15, markup=False)
             case EvalCompleted(step=step) if (found := self.controller.run.used_up) and found.step == step:
                 self.notify(advice(self.controller.run), title="text used up", timeout=30, markup=False)
             case LossDiverged(step=step):

@@ -23,6 +23,7 @@ from gpt_core.training.events import (
     HealthMeasured,
     InductionHeadAppeared,
     LinesReproduced,
+    LogFailed,
     LossDiverged,
     PlanMade,
     RoundAwaited,
@@ -67,7 +68,7 @@ SAMPLE_CHARACTERS = 160
 def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
     """Return the lines for an event with their tones; none for steps and progress.
 
-    Divergence is reported on standard error instead.
+    Divergence and a log that cannot be written are reported on standard error instead.
     """
     match event:
         case RunStarted():
@@ -122,7 +123,7 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
             return [(f"step {integer(event.step)}: {ending(event)}{f'; {more}' if more else ''}", "good")]
         case StepCompleted() | EvalProgressed() | HeadsScored() | HealthMeasured() | PlanMade():
             return []
-        case LossDiverged() | RunFinished():
+        case LogFailed() | LossDiverged() | RunFinished():
             return []
         case _:
             assert_never(event)

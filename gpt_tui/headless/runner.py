@@ -23,7 +23,7 @@ from gpt_core.errors import EXIT_FAILED, EXIT_OK, CheckpointError
 from gpt_core.formats.checkpoint import peek_checkpoint
 from gpt_core.generation.generator import Generator
 from gpt_core.generation.sampler import Sampling
-from gpt_core.training.events import AnyEvent, LossDiverged, RunFinished, StepCompleted
+from gpt_core.training.events import AnyEvent, LogFailed, LossDiverged, RunFinished, StepCompleted
 from gpt_core.training.joining import join_run
 from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
@@ -34,7 +34,7 @@ from gpt_tui.headless.signals import Interrupted, RunSignals
 from gpt_tui.headless.terminal_chat import at_terminals, converse
 from gpt_tui.session.exchange_text import exchange_text
 from gpt_tui.session.log_replay import with_earlier_part
-from gpt_tui.session.outcome_text import divergence, ending, full_scores, verdict
+from gpt_tui.session.outcome_text import divergence, ending, full_scores, log_failure, verdict
 from gpt_tui.session.run_events import advance_all
 from gpt_tui.session.run_state import Limits, RunState, is_unsaved
 from gpt_tui.session.run_text import best_score, divergence_so_far, gain_text
@@ -187,7 +187,7 @@ def follow(trainer: Trainer, reporter: Reporter) -> RunState:
         for batch in batched(events):
             history = advance_all(history, batch, time.monotonic())
             reporter.show(batch, history)
-            for line in divergences(batch):
+            for line in warnings_of(batch):
                 say(sys.stderr, f"gpt-tui: {line}")
             if has_replaced_nothing(trainer, history):
                 say(
@@ -206,11 +206,13 @@ def has_replaced_nothing(trainer: Trainer, history: RunState) -> bool:
     return history.finished is not None and trainer.run.store.is_replacing and not is_saved
 
 
-def divergences(events: Sequence[AnyEvent]) -> list[str]:
-    """Return a line for each event that reports divergence."""
+def warnings_of(events: Sequence[AnyEvent]) -> list[str]:
+    """Return a line for each event that reports divergence, or a log that cannot be written."""
     lines = []
     for event in events:
-        if isinstance(event, LossDiverged):
+        if isinstance(event, LogFailed):
+            lines.append(log_failure(event))
+        elif isinstance(event, LossDiverged):
             lines.append(f"step {integer(event.step)}: {divergence(event)}")
         elif isinstance(event, RunFinished) and event.reason == "diverged":
             lines.append(f"step {integer(event.step)}: {ending(event)}")

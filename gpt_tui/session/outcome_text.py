@@ -12,6 +12,7 @@ from gpt_core.training.events import (
     FullEvalCompleted,
     InductionHeadAppeared,
     LinesReproduced,
+    LogFailed,
     LossDiverged,
     RunFinished,
 )
@@ -48,6 +49,11 @@ def divergence(event: LossDiverged) -> str:
     """Return that a run diverges, and what to do."""
     above = above_guessing("median step loss", event.loss, event.guessing_loss)
     return f"diverging: {above}{after_divergence(event, 'stop, then ')}"
+
+
+def log_failure(event: LogFailed) -> str:
+    """Return that the log of a run misses lines, and why."""
+    return f"the log of the run is incomplete from step {integer(event.step)} on; training continues: {event.error}"
 
 
 def induction_text(event: InductionHeadAppeared) -> str:

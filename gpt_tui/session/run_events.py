@@ -30,6 +30,7 @@ from gpt_core.training.events import (
     HealthMeasured,
     InductionHeadAppeared,
     LinesReproduced,
+    LogFailed,
     LossDiverged,
     PlanMade,
     RoundAwaited,
@@ -46,7 +47,15 @@ from gpt_core.training.metrics import BUILT_IN, Metric, added_metrics
 from gpt_tui.session.baseline_text import baselines_text
 from gpt_tui.session.curve import HIGH, Curve, places
 from gpt_tui.session.exchange_text import awaited_text, exchange_text
-from gpt_tui.session.outcome_text import divergence, ending, full_scores, induction_text, verdict, verdict_tone
+from gpt_tui.session.outcome_text import (
+    divergence,
+    ending,
+    full_scores,
+    induction_text,
+    log_failure,
+    verdict,
+    verdict_tone,
+)
 from gpt_tui.session.overfitting_text import MIN_PASSES, UsedUp, too_small_text
 from gpt_tui.session.run_state import Evaluation, LogLine, RunState, Sample, Saved, Score
 from gpt_tui.session.run_text import advice, has_learned, no_step_left
@@ -125,6 +134,8 @@ def advance(run: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
         case SaveFailed():
             text = f"not saved: {event.error}"
             return _logged(replace(run, save_error=event.error), text, "bad")
+        case LogFailed():
+            return _logged(run, log_failure(event), "bad")
         case LossDiverged():
             return _logged(replace(run, diverged=event), f"step {integer(event.step)}: {divergence(event)}", "bad")
         case PlanMade():

@@ -17,7 +17,17 @@ from gpt_core.training import events as ev
 from gpt_core.training import setup
 from gpt_core.training.metrics_log import read_metrics
 from gpt_core.training.request import RunRequest
-from tests.core.training_samples import LATEST, events_with, in_one_go, losses, of_kind, open_run, tiny_settings, train
+from tests.core.training_samples import (
+    LATEST,
+    events_with,
+    in_one_go,
+    lines_are_lost,
+    losses,
+    of_kind,
+    open_run,
+    tiny_settings,
+    train,
+)
 
 
 def test_a_run_with_a_shape_of_its_own_is_custom_in_its_events_and_checkpoints(tmp_path: Path) -> None:
@@ -124,6 +134,37 @@ def test_a_failed_save_is_reported_and_training_continues(tmp_path: Path, monkey
 
 def refuse(kind: str, _checkpoint: object, **_: object) -> Path:
     raise SaveError(f"{kind} was not saved: no space left")
+
+
+def test_a_log_that_cannot_be_written_is_reported_once_and_training_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = open_run(tiny_settings(tmp_path, max_steps=4))
+    lines_are_lost(monkeypatch, b'{"event":"step"')
+    seen = list(trainer.events())
+    log = tmp_path / "models/metrics.jsonl"
+    assert of_kind(seen, ev.LogFailed) == [ev.LogFailed(1, f"{log}: No space left on device")]
+    assert [type(event).__name__ for event in seen if isinstance(event, ev.LogFailed | ev.StepCompleted)] == [
+        "LogFailed", *["StepCompleted"] * 4,
+    ]  # fmt: skip
+    assert isinstance(seen[-1], ev.RunFinished)
+    logged = list(read_metrics(log))
+    assert not of_kind(logged, ev.StepCompleted)
+    assert logged == [
+        event for event in seen if isinstance(event, ev.LOGGED) and not isinstance(event, ev.StepCompleted)
+    ]
+
+
+def test_a_log_that_cannot_be_written_from_the_start_is_reported_after_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = open_run(tiny_settings(tmp_path, max_steps=1))
+    lines_are_lost(monkeypatch)
+    seen = list(trainer.events())
+    assert isinstance(seen[0], ev.RunStarted)
+    assert isinstance(seen[1], ev.LogFailed)
+    assert len(of_kind(seen, ev.LogFailed)) == 1
+    assert isinstance(seen[-1], ev.RunFinished)
 
 
 @pytest.mark.slow

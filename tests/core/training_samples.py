@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gpt_core import files
 from gpt_core.config.settings import Settings
 from gpt_core.optim.adamw import AdamW
 from gpt_core.progress import Progress, ignore_progress
@@ -72,6 +75,18 @@ def tiny_settings(folder: Path, **changes: object) -> Settings:
         "train_file": str(train), "eval_file": str(held_out), "models_dir": str(folder / "models"),
     }  # fmt: skip
     return Settings(**(values | changes))  # type: ignore[arg-type]
+
+
+def lines_are_lost(patch: pytest.MonkeyPatch, beginning: bytes = b'{"event":') -> None:
+    """Let the lines of the log that begin so fail to be written, as on a full disk."""
+    real = files.write_all
+
+    def write(descriptor: int, data: bytes | memoryview) -> None:
+        if bytes(data).lstrip(b"\n").startswith(beginning):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor, data)
+
+    patch.setattr(files, "write_all", write)
 
 
 def open_run(

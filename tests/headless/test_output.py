@@ -16,12 +16,14 @@ from rich.console import Console
 from gpt_core.config.settings import Settings
 from gpt_core.formats.checkpoint import verify_checkpoint, write_checkpoint
 from gpt_core.training import events as ev
+from gpt_tui.cli import main as cli
 from gpt_tui.headless.event_text import news
 from gpt_tui.headless.reporters import BarsReporter, JsonReporter, PlainReporter, Reporter
 from gpt_tui.headless.runner import as_saved, batched, next_commands
 from gpt_tui.session.run_events import advance_all
 from gpt_tui.session.run_state import Limits, RunState
 from tests.core.checkpoint_samples import sample
+from tests.core.training_samples import lines_are_lost
 from tests.headless.conftest import LATEST
 from tests.program import Terminal, run_program, tiny
 
@@ -145,6 +147,21 @@ def test_a_stop_within_a_round_of_local_steps_says_at_which_step_it_takes_place(
     assert news(ev.RoundAwaited(1, "pause", 8), RunState()) == [
         ("pauses at step 8, the next exchange of the ranks", "plain")
     ]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_log_that_cannot_be_written_is_one_line_on_standard_error(
+    as_json: bool, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    lines_are_lost(monkeypatch)
+    assert cli.main(["--train-only", *["--json"] * as_json, "--max-steps", "4", *tiny()]) == 0
+    printed = capsys.readouterr()
+    (line,) = [line for line in printed.err.splitlines() if "log of the run" in line]
+    assert line.startswith("gpt-tui: the log of the run is incomplete from step ")
+    assert line.endswith(" on; training continues: models/metrics.jsonl: No space left on device")
+    assert "log of the run" not in printed.out
+    assert "log_failed" not in printed.out
 
 
 def test_the_checkpoint_of_a_run_is_named_with_its_step_where_the_run_went_further(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import gpt_tui.tabs.train.welcome
 from gpt_core.errors import CorpusError, RunExistsError
 from gpt_core.formats.checkpoint import read_checkpoint, write_checkpoint
 from gpt_core.formats.training_state import Plan
-from gpt_core.training.events import EvalProgressed, SaveFailed
+from gpt_core.training.events import EvalProgressed, LogFailed, SaveFailed
 from gpt_tui.charts.chart import Chart
 from gpt_tui.charts.series import nearest_row
 from gpt_tui.charts.view import ChartView
@@ -397,6 +397,20 @@ async def test_a_failed_save_is_shown_until_the_next_one(tmp_path: Path):
         await bench.until_seen("✗ not saved: disk full")
         await bench.pilot.press("w")
         await bench.until(lambda: not bench.app.main.banner.display)
+
+
+async def test_a_log_that_cannot_be_written_is_a_notice_and_a_line_of_the_log(tmp_path: Path):
+    opener = FakeOpen(hold_at=5)
+    async with running_app(tmp_path, size=(120, 40), opener=opener, autostart=True) as bench:
+        await bench.until_step(5)
+        bench.app.controller._buffer.put(LogFailed(5, "models/metrics.jsonl: \x1bNo space left on device"))
+        await bench.until(lambda: bool(bench.app._notifications))
+        (notice,) = bench.app._notifications
+        text = "the log of the run is incomplete from step 5 on; training continues: models/metrics.jsonl: "
+        assert notice.message.startswith(text)
+        assert "\x1b" not in notice.message
+        assert bench.app.controller.run.log[-1].text.startswith(text)
+        opener.unpause.set()
 
 
 @pytest.mark.parametrize(
