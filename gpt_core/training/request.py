@@ -1,6 +1,6 @@
 """Run requests: everything that determines how a run starts, resolved once for the command line, the app and library.
 
-`resolve_request` turns presets, config files and options into a `RunRequest`; `gpt_core.training.setup.open_run` turns
+`resolve_request` turns requested settings into a `RunRequest`; `gpt_core.training.setup.open_run` turns
 that into a trainer. On a resume the checkpoint's settings are the base: requested settings override them, a limit that
 the run has reached is raised (`raised_limits`), and checkpoints are saved in the folder that the checkpoint is in.
 """
