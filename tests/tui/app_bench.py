@@ -33,9 +33,10 @@ class AppBench:
         self.opener = opener
 
     async def until(self, reached: Callable[[], bool]) -> None:
-        """Run the app until a condition holds."""
+        """Run the app until a condition holds. Raises the error of an app that crashes."""
         end = time.monotonic() + DEADLINE_S
         while not reached():
+            require_running(self.app)
             assert time.monotonic() < end, f"still {self.phase}:\n{self.text()}"
             await self.pilot.pause(0.01)
         await self.pilot.pause()
@@ -51,6 +52,12 @@ class AppBench:
     async def until_seen(self, words: str) -> None:
         """Run the app until a text is on the screen."""
         await self.until(lambda: words in self.text())
+
+    async def resize(self, columns: int, rows: int) -> None:
+        """Give the terminal another size. Raises the error of an app that crashes."""
+        await self.pilot.resize_terminal(columns, rows)
+        await self.pilot.pause()
+        require_running(self.app)
 
     async def settled(self) -> None:
         """Run the app until its workers have ended and the screen is stable."""
@@ -75,6 +82,12 @@ def screen_lines(app: App[None]) -> str:
     return "\n".join(strip.text for strip in screen_strips(app))
 
 
+def require_running(app: App[None]) -> None:
+    """Raise the error of an app that has crashed, which would never show what a test waits for."""
+    if app._exception is not None:
+        raise app._exception
+
+
 async def settled(app: App[None], pilot: Pilot[None]) -> None:
     """Run an app without a run until its screen is stable and its workers, but those awaiting a dialog, have ended.
 
@@ -86,6 +99,7 @@ async def settled(app: App[None], pilot: Pilot[None]) -> None:
         await app.workers.wait_for_complete(ending)
     seen, same, end = "", 0, time.monotonic() + DEADLINE_S
     while same < 3:
+        require_running(app)
         await pilot.pause(0.02)
         await pilot.pause()
         shown = screen_lines(app)

@@ -109,8 +109,7 @@ async def test_other_themes_show_the_same_text(tmp_path: Path):
 async def test_extreme_terminal_sizes_work(tmp_path: Path, size: tuple[int, int]):
     async with running_app(tmp_path, size=(80, 24), autostart=True) as bench:
         await bench.until_step(30)
-        await bench.pilot.resize_terminal(*size)
-        await bench.pilot.pause()
+        await bench.resize(*size)
         for tab in ("f3", "f4", "f5", "f6", "f2"):
             await bench.pilot.press(tab)
             await bench.pilot.pause()
@@ -124,8 +123,17 @@ async def test_a_terminal_may_become_narrow(tmp_path: Path, keys: list[str]):
         await bench.pilot.press(*keys)
         await bench.pilot.pause()
         for columns in range(15, 0, -1):
-            await bench.pilot.resize_terminal(columns, 24)
-            await bench.pilot.pause()
+            await bench.resize(columns, 24)
+
+
+async def test_a_test_of_an_app_that_crashes_ends_at_once(tmp_path: Path):
+    async def wait_in_vain() -> None:
+        async with running_app(tmp_path) as bench:
+            bench.app.call_later(lambda: 1 / 0)
+            await bench.until_seen("what is never shown")
+
+    with pytest.raises(ZeroDivisionError):
+        await wait_in_vain()
 
 
 def test_frames_differ_from_the_focused_frame_in_every_theme() -> None:
