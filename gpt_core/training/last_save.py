@@ -32,9 +32,9 @@ class LastSave:
 
     @property
     def is_possible(self) -> bool:
-        """True unless the state is to be discarded, is not that of the run, or would replace one without a step."""
+        """True if the state is a finite one of the run, not to be discarded, and replaces no other without a step."""
         has_no_step = self._run.store.is_replacing and self._run.is_at_start
-        return not has_no_step and self._rounds.is_complete and not self._is_discarding
+        return not has_no_step and self._rounds.is_complete and not self._is_discarding and self._run.is_finite
 
     @property
     def was_asked(self) -> bool:

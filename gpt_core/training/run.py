@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.settings import Settings
 from gpt_core.distributed.communicator import SINGLE_PROCESS, Communicator
@@ -104,6 +106,11 @@ class Run:
         trained = {} if self.optimizer.average is None else {TRAINED: self.parameters}
         outer = {} if self.outer is None else {OUTER_MOMENTUM: self.outer.momentum}
         return self.optimizer.state | trained | outer
+
+    @property
+    def is_finite(self) -> bool:
+        """True if all values that a checkpoint holds are finite; it takes a pass over them."""
+        return all(bool(np.isfinite(part.flat).all()) for part in (self.evaluated, *self.saved_state.values()))
 
     @property
     def steps_per_epoch(self) -> int:

@@ -418,12 +418,11 @@ class Trainer:
 
         A run that was not stopped is completed: it also saves `transformer`, its best weights, and scores the complete
         eval text; a self-test has its verdict. `ckpt_latest` says that the run has ended once nothing else is missing.
-        A run whose updates were skipped saves nothing more: the checkpoint from before the first of them is the one to
-        resume.
+        A run whose updates were skipped, or whose weights are not finite, saves nothing more: the checkpoint from
+        before that is the one to resume.
         """
-        if reason == "diverged":
-            yield from self._saver.finish()
-            yield ev.RunFinished(reason, self.state.step, *self._saver.newest)
+        if reason == "diverged" or not self.run.is_finite:
+            yield from self._keep_last_checkpoint()
         elif reason == "stopped":
             yield from self._stop()
         elif self._divergence.has_diverged:
@@ -431,16 +430,24 @@ class Trainer:
         else:
             yield from self._complete(reason)
 
+    def _keep_last_checkpoint(self) -> Iterator[ev.AnyEvent]:
+        """End a run whose state cannot be used, as one that diverged."""
+        yield from self._saver.finish()
+        yield ev.RunFinished("diverged", self.state.step, *self._saver.newest)
+
     def _stop(self, *, may_wait: bool = True) -> Iterator[ev.AnyEvent]:
         """Save the current state and end the run; after a reported divergence, as a run that diverged.
 
         While updates are skipped the weights may be unusable: unless the user has requested the stop, they do not
-        replace a checkpoint of the run.
+        replace a checkpoint of the run. Weights that are not finite never do.
 
         Args:
             may_wait: False where no answer of the user can be waited for if the save fails: the user has not requested
                 the stop.
         """
+        if not self.run.is_finite:
+            yield from self._keep_last_checkpoint()
+            return
         if self._divergence.is_reported:
             yield from self._finish_diverged(may_wait=may_wait)
             return

@@ -27,7 +27,7 @@ ENDINGS = {
     "epsilon": "mean step loss of the epoch below epsilon",
     "overfit_done": "self-test finished",
     "stopped": "stopped and saved",
-    "diverged": "diverged: loss or gradients not finite several times in a row",
+    "diverged": "diverged: loss, gradients or weights are not finite",
 }
 
 

@@ -15,6 +15,7 @@ import pytest
 from gpt_core.formats.checkpoint import peek_checkpoint
 from gpt_core.model.gpt import GPT
 from gpt_core.training import events as ev
+from gpt_core.training.last_save import LastSave
 from gpt_core.training.metrics_log import read_metrics
 from gpt_core.training.trainer import Trainer
 from tests.core.training_samples import LATEST, events_with, in_one_go, losses, of_kind, open_run, tiny_settings
@@ -134,6 +135,31 @@ def test_while_updates_are_skipped_only_a_requested_stop_replaces_the_last_check
     assert peek_checkpoint(tmp_path / LATEST).step == (9 if end == "stop" else 6)
     log = list(read_metrics(tmp_path / "models/metrics.jsonl"))
     assert log[-1] == ev.RunFinished("stopped", 9, saved=end == "stop") or end == "error"
+
+
+@pytest.mark.parametrize("end", ["stop", "closed", "max_steps"])
+@pytest.mark.parametrize("saves", [True, False])
+def test_a_run_that_ends_with_weights_that_are_not_finite_keeps_its_checkpoint_and_asks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, saves: bool
+) -> None:
+    monkeypatch.setattr(LastSave, "_wait_for_answer", lambda _: pytest.fail("the run asks what to do"))
+    trainer = open_run(tiny_settings(tmp_path, save_every_steps=3 * saves, max_steps=8 if end == "max_steps" else 20))
+    trainer.requests.can_ask = True
+    events = []
+    with closing(trainer.events()) as run:
+        for event in run:
+            events.append(event)
+            if isinstance(event, ev.StepCompleted) and event.step == 7:
+                trainer.parameters.flat[7] = math.nan
+            if isinstance(event, ev.UpdateSkipped) and end == "stop":
+                trainer.requests.stop()
+            if isinstance(event, ev.UpdateSkipped) and end == "closed":
+                break
+    good = (str(tmp_path / LATEST), 6) if saves else ("", 0)
+    finished = list(read_metrics(tmp_path / "models/metrics.jsonl"))[-1]
+    assert finished == ev.RunFinished("diverged", 8, *good)
+    assert not of_kind(events, ev.SaveFailed)
+    assert (peek_checkpoint(tmp_path / LATEST).step == 6) if saves else not (tmp_path / LATEST).exists()
 
 
 def test_an_error_while_updates_are_skipped_saves_a_run_without_a_checkpoint(
