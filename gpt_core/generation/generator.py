@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -98,8 +98,15 @@ class Generator:
         self._random = np.random.default_rng(seed)
         self._allowed = sampled_ids(tokenizer)
 
-    def generate(self, prompt: str, sampling: Sampling, *, keep_bytes: bool = False) -> Iterator[str]:
-        """Yield the continuation of a prompt in pieces of text. Closing the iterator stops the reply.
+    def generate(
+        self,
+        prompt: str,
+        sampling: Sampling,
+        *,
+        keep_bytes: bool = False,
+        is_stopped: Callable[[], bool] = lambda: False,
+    ) -> Iterator[str]:
+        """Yield the continuation of a prompt in pieces of text.
 
         The model reads `<bos>`, if the tokenizer adds it or the prompt is empty, and the prompt without its last few
         characters, which the first generated tokens must spell (`gpt_core.generation.prompt`); they are not part of the
@@ -109,7 +116,10 @@ class Generator:
             prompt: The text to continue. Escaped bytes (`prompt_bytes`) are read as those bytes.
             sampling: How tokens are chosen.
             keep_bytes: Yield bytes that are not valid UTF-8 escaped, so that prompt and reply are a prompt again.
-                Otherwise they become U+FFFD, except for an incomplete character where `max_tokens` ends the reply.
+                Otherwise they become U+FFFD, except for an incomplete character where `max_tokens` or a stop ends the
+                reply.
+            is_stopped: Called after each token; True ends the reply. Closing the iterator ends it, too, but loses the
+                bytes of an incomplete character.
 
         Raises:
             LogitsError: As in `choose`.
@@ -121,6 +131,8 @@ class Generator:
             shown, unsettled = spelled[len(unsettled) :], unsettled[len(spelled) :]
             if text := decoder.decode(shown):
                 yield text
+            if is_stopped():
+                break
         if (keep_bytes or self.figures.ended_by == "eos") and (text := decoder.decode(b"", final=True)):
             yield text
 

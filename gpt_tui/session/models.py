@@ -65,7 +65,9 @@ class TextGenerator(Protocol):
 
     figures: Figures
 
-    def generate(self, prompt: str, sampling: Sampling, *, keep_bytes: bool = False) -> Iterator[str]:
+    def generate(
+        self, prompt: str, sampling: Sampling, *, keep_bytes: bool = False, is_stopped: Callable[[], bool]
+    ) -> Iterator[str]:
         """Yield the reply piece by piece."""
 
 

@@ -136,6 +136,16 @@ def test_kept_bytes_make_a_reply_a_prompt_again(
     assert prompt_bytes("".join(generator.generate("", sampling, keep_bytes=True))) == data
 
 
+@pytest.mark.parametrize("tokens", range(1, 7))
+def test_a_stopped_reply_keeps_the_bytes_of_an_incomplete_character(
+    tokenizer: Tokenizer, weights: Parameters, tokens: int
+) -> None:
+    generator, _ = scripted(tokenizer, weights, byte_ids("aé€".encode()))
+    pieces = generator.generate("", WARM, keep_bytes=True, is_stopped=lambda: generator.figures.tokens == tokens)
+    assert prompt_bytes("".join(pieces)) == "aé€".encode()[:tokens]
+    assert generator.figures.tokens == tokens
+
+
 def test_a_readable_text_has_no_escaped_bytes_and_no_incomplete_character_at_its_end() -> None:
     assert readable("né \udcffb\udce2\udc82") == "né \N{REPLACEMENT CHARACTER}b"
     assert readable("\udcc3\udca9") == "é", "bytes of one character, from two replies"

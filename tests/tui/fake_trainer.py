@@ -191,13 +191,17 @@ class FakeGenerator:
         self._piece_s = piece_s
         self._words = text.split(" ")
 
-    def generate(self, prompt: str, sampling: Sampling, *, keep_bytes: bool = False) -> Iterator[str]:
+    def generate(
+        self, prompt: str, sampling: Sampling, *, keep_bytes: bool = False, is_stopped: Callable[[], bool]
+    ) -> Iterator[str]:
         """Yield pieces of text."""
         for number in range(sampling.max_tokens):
             time.sleep(self._piece_s)
             ended_by = "max_tokens" if number + 1 == sampling.max_tokens else ""
             self.figures = Figures(3, 0, 0.01, number + 1, self._piece_s * number, ended_by)
             yield " " + self._words[number % len(self._words)]
+            if is_stopped():
+                return
 
 
 def fake_generator(piece_s: float = 0.002) -> Callable[[LoadedModel, int | None], FakeGenerator]:

@@ -68,7 +68,7 @@ def generate_reply(
         post(ReplyUpdate("generating", "", model=model.name))
         generator = make(model, seed)
         pending, posted, since_s = "", 0, time.monotonic()
-        for piece in generator.generate(prompt, sampling, keep_bytes=True):
+        for piece in generator.generate(prompt, sampling, keep_bytes=True, is_stopped=stopped.is_set):
             pending += piece
             if time.monotonic() - since_s >= UPDATE_INTERVAL_S * (1 + posted / CHARACTERS_PER_INTERVAL):
                 figures = generator.figures
@@ -76,8 +76,6 @@ def generate_reply(
                 post(ReplyUpdate("generating", note, model=model.name, text=pending))
                 yield
                 pending, posted, since_s = "", posted + len(pending), time.monotonic()
-            if stopped.is_set():
-                break
         summary = summary_line(generator.figures, seed, stopped=stopped.is_set())
         post(ReplyUpdate("finished", summary, model=model.name, text=pending))
     except GptError as error:
