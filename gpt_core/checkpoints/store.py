@@ -13,7 +13,7 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,6 +64,7 @@ class DamagedCheckpoint(NamedTuple):
 
 
 Listing = list[CheckpointInfo | DamagedCheckpoint]
+Known = Mapping[Path, CheckpointInfo | DamagedCheckpoint]
 
 
 class Loaded(NamedTuple):
@@ -133,14 +134,17 @@ class CheckpointStore:
 
     # ---- reading
 
-    def list(self) -> Listing:
+    def list(self, known: Known | None = None) -> Listing:
         """Return all checkpoints by their headers, newest first, and damaged ones at the end.
 
         Files with other names that end in .safetensors have the kind "other". A folder that does not exist has no
         checkpoints. Files that a later run has replaced, and that a crash kept from being removed, are left out.
+
+        Args:
+            known: Files that have not changed since they were read, which are not read again.
         """
         journal = replacement.read_journal(self.folder)
-        listing = self._all_files()
+        listing = self._all_files(known)
         if journal is None or not journal.is_complete(_infos(listing)):
             return listing
         return [found for found in listing if not journal.replaces(found.path.name, _run_id(found))]
@@ -286,7 +290,7 @@ class CheckpointStore:
 
     # ---- internal
 
-    def _all_files(self) -> Listing:
+    def _all_files(self, known: Known | None = None) -> Listing:
         valid: list[CheckpointInfo] = []
         broken: list[DamagedCheckpoint] = []
         try:
@@ -295,11 +299,11 @@ class CheckpointStore:
         except (OSError, ValueError):
             paths = []
         for path in paths:
-            try:
-                valid.append(peek_checkpoint(path))
-            except CheckpointError as error:
-                is_foreign = isinstance(error, NotACheckpointError)
-                broken.append(DamagedCheckpoint(path, kind_of(path.name), str(error), is_foreign))
+            found = (known or {}).get(path) or _read_header(path)
+            if isinstance(found, CheckpointInfo):
+                valid.append(found)
+            else:
+                broken.append(found)
         return [*sorted(valid, key=lambda info: (info.saved_at, info.step), reverse=True), *broken]
 
     def _check_is_better(self, path: Path, checkpoint: Checkpoint) -> None:
@@ -372,6 +376,13 @@ class CheckpointStore:
             f"{self.folder} holds another run's checkpoints: {first.path.name} ({state}){more}",
             f"; resume that run (--resume), start beside it (--models-dir {beside}), or replace them (--overwrite)",
         )
+
+
+def _read_header(path: Path) -> CheckpointInfo | DamagedCheckpoint:
+    try:
+        return peek_checkpoint(path)
+    except CheckpointError as error:
+        return DamagedCheckpoint(path, kind_of(path.name), str(error), isinstance(error, NotACheckpointError))
 
 
 def _infos(listing: Iterable[CheckpointInfo | DamagedCheckpoint]) -> list[CheckpointInfo]:

@@ -439,10 +439,12 @@ async def test_a_deletion_asks_first_and_deletes_only_one_file(size: tuple[int, 
         await bench.pilot.press("enter")  # Cancel has the focus
         await bench.pilot.pause()
         assert listed() == before
+        read = {file.name: file.found for file in pane(bench)._contents.files}
         await bench.pilot.press("d", "d")
         await until_notified(bench, "deleted best_model.safetensors")
         assert before - listed() == {"best_model.safetensors"}
         await bench.until(lambda: all(file.name != "best_model" for file in pane(bench)._contents.files))
+        assert all(file.found is read[file.name] for file in pane(bench)._contents.files), "no header is read again"
         await bench.until(lambda: bench.app.main.train.preview.stored.for_chat != chat)  # the other tabs are updated
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from gpt_core.checkpoints import store
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.thread_priority import MAX_NICE, lower_priority
 from gpt_tui.shared.formatting import size
@@ -90,18 +91,22 @@ def test_a_folder_with_the_name_of_a_checkpoint_is_no_file(tmp_path: Path):
     assert [found.path.name for found in CheckpointStore(tmp_path).list()] == ["ckpt_latest.safetensors"]
 
 
-def test_headers_are_read_again_only_in_a_folder_that_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_only_the_headers_of_new_files_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     fill(tmp_path)
     scanner = FolderScanner(str(tmp_path))
     first = scanner.scan()
     read: list[Path] = []
-    list_folder = CheckpointStore.list
-    monkeypatch.setattr(CheckpointStore, "list", lambda self: read.append(self.folder) or list_folder(self))
+    peek = store.peek_checkpoint
+    monkeypatch.setattr(store, "peek_checkpoint", lambda path: read.append(path) or peek(path))
     assert scanner.scan() == first
     assert read == []
-    save(tmp_path / "long" / "epoch_001.safetensors", 1, step=3)
+    new = tmp_path / "long" / "epoch_001.safetensors"
+    save(new, 1, step=3)
     assert named(scanner.scan(), "long/epoch_001").info.step == 3  # type: ignore[union-attr]
-    assert read == [tmp_path / "long"]
+    assert read == [new]
+    new.unlink()
+    assert scanner.successor().scan() == first
+    assert read == [new]
 
 
 def test_a_missing_folder_is_empty_and_an_unreadable_one_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

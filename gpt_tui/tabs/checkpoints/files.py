@@ -51,11 +51,17 @@ class FolderContents(NamedTuple):
 
 
 class FolderScanner:
-    """Lists a models folder and its subfolders repeatedly; reads headers only where files changed. Not thread-safe."""
+    """Lists a models folder and its subfolders repeatedly; reads the headers of new files only. Not thread-safe."""
 
     def __init__(self, models_dir: str) -> None:
         self._root = Path(models_dir)
         self._known: dict[Path, tuple[frozenset[Stamp], list[CheckpointFile]]] = {}
+
+    def successor(self) -> FolderScanner:
+        """Return a scanner of the same folder that knows what this one has read; this one may be scanning."""
+        other = FolderScanner(str(self._root))
+        other._known = self._known  # replaced by each scan, never changed
+        return other
 
     def scan(self) -> FolderContents:
         """Return the files there are now. A missing folder is empty; raises no error."""
@@ -78,9 +84,10 @@ class FolderScanner:
 
     def _read(self, folder: Path, stamps: frozenset[Stamp]) -> list[CheckpointFile]:
         by_path = {stamp.path: stamp for stamp in stamps}
+        known = {file.stamp.path: file.found for file in self._known.get(folder, ((), []))[1] if file.stamp in stamps}
         return [
             CheckpointFile(by_path[found.path], str(found.path.relative_to(self._root).with_suffix("")), found)
-            for found in CheckpointStore(folder).list()
+            for found in CheckpointStore(folder).list(known)
             if found.path in by_path  # a file added since is part of the next scan
         ]
 

@@ -186,7 +186,7 @@ class CheckpointsTab(Vertical):
             self._stop_verification()
             self._models_dir = models_dir
             self._contents, self._is_read = FolderContents(), False
-            self._forget_scan()
+            self._scanner, self._scanning = FolderScanner(models_dir), False
 
     # -- scanning and verification
 
@@ -201,8 +201,8 @@ class CheckpointsTab(Vertical):
             self.run_worker(scan, thread=True, group="scan", exit_on_error=False)
 
     def _forget_scan(self) -> None:
-        """Ignore the result of a scan in progress; the next one has a scanner of its own."""
-        self._scanner, self._scanning = FolderScanner(self._models_dir), False
+        """Ignore the result of a scan in progress."""
+        self._scanner, self._scanning = self._scanner.successor(), False
 
     def _scan_in_thread(self, scanner: FolderScanner) -> None:
         try:
