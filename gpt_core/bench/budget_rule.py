@@ -295,9 +295,9 @@ def _reason(model: Candidate, limit: str, *, is_smallest: bool) -> str:
     minutes = model.settings.minutes
     rate = model.tokens / (60 * minutes)
     why = (
-        f"{minutes:g} minute{'s' * (minutes != 1)} at {rate:,.0f} tokens per second, without evaluations, are "
-        f"{_short(model.tokens)} tokens, {ratio_text(model.passes)} passes over the text and "
-        f"{ratio_text(model.tokens / model.parameters)} tokens per parameter"
+        f"{minutes:g} minute{'s' * (minutes != 1)} at {_short(rate)} tokens per second, without evaluations, are "
+        f"{_short(model.tokens)} tokens, {_short(model.passes)} passes over the text and "
+        f"{_short(model.tokens / model.parameters)} tokens per parameter"
     )
     smallest = "; this is the smallest model" if is_smallest else ""
     return f"{_short(model.parameters)} parameters, because {why}{smallest}" + (f"; {limit}" if limit else "")
@@ -315,11 +315,9 @@ def _model(settings: Settings) -> str:
     return f"the next larger model, {_short(parameter_count(settings.shape))},"
 
 
-def ratio_text(number: float) -> str:
-    """Format a number with one decimal, below 1 with two significant digits: 1,234.5, 12.3, 0.98, 0.0045."""
-    return f"{number:,.1f}" if number >= 1 else f"{number:.2g}"
-
-
 def _short(number: float) -> str:
-    """Format a large number in millions or thousands: 1.2M, 31k."""
-    return f"{number / 1e6:.1f}M" if number >= 1e6 else f"{number / 1e3:.0f}k" if number >= 1e3 else f"{number:.0f}"
+    """Format with at most three significant digits, below 1 with two: 2.36M, 19.2k, 12.3, 0.98, 0.0045."""
+    for bound, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= bound * 0.9995:
+            return f"{number / bound:.3g}{suffix}"
+    return f"{number:.{3 if number >= 1 else 2}g}"

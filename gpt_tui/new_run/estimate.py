@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gpt_core.bench.budget_rule import ratio_text
 from gpt_core.bench.estimate import (
     CorpusStats,
     MemoryEstimate,
@@ -241,9 +240,9 @@ def budget_rows(settings: Settings, texts: CorpusStats, length: RunLength) -> li
     passes = tokens / max(1, texts.train_tokens)
     per_parameter = tokens / parameter_count(settings.shape)
     return [
-        Row("budget", f"{short(tokens)} tokens, {ratio_text(passes)} passes"),
+        Row("budget", f"{short(tokens)} tokens, {short(passes)} passes"),
         Row(DETAIL, "evaluations included", "dim"),
-        Row(DETAIL, f"{ratio_text(per_parameter)} tokens per parameter", "dim"),
+        Row(DETAIL, f"{short(per_parameter)} tokens per parameter", "dim"),
     ]
 
 

@@ -44,7 +44,7 @@ def used_up_text(found: UsedUp, train_tokens: int, parameters: int, *, is_judged
     memorizes = not is_judged or found.eval_loss - found.train_loss > SMALL_GAP
     when = "What would help" if memorizes else "What helps once the eval loss stops falling"
     return (
-        f"the training text{tokens} is used up: it was read {found.passes} times{gap}. "
+        f"the training text{tokens} is used up: it was read {integer(found.passes)} times{gap}. "
         f"{when}: more text, a larger dropout (0.1 to 0.3){smaller}"
     )
 
