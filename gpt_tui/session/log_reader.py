@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import statistics
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +35,7 @@ RARE_EVENTS = tuple(
     b'{"event":"%s"' % name for name in (b"started", b"eval", b"full_eval", b"paused", b"continued", b"finished")
 )
 STEP_EVENT = b'{"event":"step"'
+RECENT_STEPS = 20  # whose median is the throughput of a run
 
 
 class LogChunk(NamedTuple):
@@ -119,7 +122,7 @@ NO_EVALUATION = BestEvaluation()
 
 @dataclass
 class LogSummary:
-    """Start, last step, best scores, pause and end of a log, without decoding each of its lines.
+    """Start, last steps, best scores, pause and end of a log, without decoding each of its lines.
 
     Until a long log is scanned completely (`is_complete`), `last`, `is_paused` and `finished` come from its end, and
     `best` has the best scores of the scanned part.
@@ -132,14 +135,21 @@ class LogSummary:
     is_paused: bool = False
     finished: RunFinished | None = None
     is_complete: bool = False
+    _rates: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT_STEPS))
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Median throughput of the last steps, NaN before one."""
+        return statistics.median(self._rates) if self._rates else math.nan
 
     def scan(self, max_chunks: int = 1) -> None:
-        """Scan new lines: all rare events, and the last of the steps. Raises OSError."""
+        """Scan new lines: all rare events, and the last steps. Raises OSError."""
         for _ in range(max_chunks):
             chunk = self.tail.read(SCAN_BYTES)
             if chunk.restarted:
                 self.started, self.last, self.is_paused, self.finished = None, None, False, None
                 self.best = NO_EVALUATION
+                self._rates.clear()
             self._take(chunk.lines)
             self.is_complete = chunk.at_end
             if self.is_complete:
@@ -153,10 +163,12 @@ class LogSummary:
             match event:
                 case RunStarted():
                     self.started, self.is_paused, self.finished = event, False, None
+                    self._rates.clear()
                     if event.best_restarted:
                         self.best = NO_EVALUATION
                 case StepCompleted():
                     self.last = event
+                    self._rates.append(event.tokens_per_s)
                 case EvalCompleted() if math.isfinite(event.bits_per_byte) and self._is_best(event):
                     part = self.started.eval_part_tokens if self.started else 0
                     self.best = BestEvaluation(event.loss, event.accuracy, event.bits_per_byte, event.step, part)
@@ -176,10 +188,16 @@ class LogSummary:
 
 
 def summary_lines(lines: bytes) -> Iterator[bytes]:
-    """Yield the lines of starts, evaluations and ends, and of the last step, in order."""
+    """Yield the lines of starts, evaluations and ends, and of the last steps, in order."""
     starts = {start for pattern in RARE_EVENTS for start in _line_starts(lines, pattern)}
-    if (last := lines.rfind(b"\n" + STEP_EVENT)) >= 0 or lines.startswith(STEP_EVENT):
-        starts.add(last + 1)
+    end = len(lines)
+    for _ in range(RECENT_STEPS):
+        end = lines.rfind(b"\n" + STEP_EVENT, 0, end)
+        if end < 0 and not lines.startswith(STEP_EVENT):
+            break
+        starts.add(end + 1)
+        if end < 0:
+            break
     for start in sorted(starts):
         yield lines[start : lines.find(b"\n", start) + 1]
 

@@ -74,7 +74,7 @@ class RunInfo(NamedTuple):
         loss: Loss of the last step in nats, NaN before one.
         best: Scores of the best evaluation.
         elapsed_s: Training time.
-        tokens_per_s: Throughput of the last step.
+        tokens_per_s: Median throughput of the last steps, NaN before one.
         updated_at: Time of the last change of the log, in seconds since 1970.
         pid: Process of this PID namespace that holds the folder's lock.
         place: Where the process is that holds the lock or may hold it, "on HOST"; "" for this PID namespace.
@@ -166,7 +166,7 @@ class RunFinder:
         return RunInfo(
             folder, run_status(summary, holder), summary.started, last.step if last else 0,
             last.loss if last else math.nan, summary.best, last.elapsed_s if last else 0.0,
-            last.tokens_per_s if last else math.nan, summary.tail.updated_at, pid, place,
+            summary.tokens_per_s, summary.tail.updated_at, pid, place,
             self._facts_of(folder),
         )  # fmt: skip
 

@@ -146,6 +146,19 @@ def test_the_legend_lists_all_runs_first_and_details_if_they_fit() -> None:
     assert all(len(line.text) + len(line.value) + 6 <= 26 for line in low)
 
 
+@pytest.mark.parametrize("width", [26, 32, 38])
+@pytest.mark.parametrize("height", range(4, 40))
+def test_settings_that_do_not_fit_into_the_legend_end_with_an_ellipsis(width: int, height: int) -> None:
+    runs = [run(number, 20) for number in range(1, 5)]
+    detail = "20 steps, finished\nattn_lr 0.003, batch_size 16, dropout 0.1, layers 4, seed 1, weight_decay 0.1"
+    lines = legend(runs, [detail] * len(runs), "train_loss", "steps", None, width=width, height=height)
+    assert len(lines) <= height
+    assert sum(line.number > 0 for line in lines) == len(runs)
+    last = [line for line, after in zip(lines, [*lines[1:], lines[0]], strict=True) if after.number and not line.number]
+    assert all(line.text.endswith((" …", "0.1", "finished")) for line in last)
+    assert all(len(line.text) <= width - 2 for line in last)
+
+
 # -- comparability
 
 

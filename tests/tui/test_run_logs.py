@@ -6,11 +6,19 @@ import math
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gpt_core.checkpoints.lock import LockHolder
 from gpt_core.checkpoints.store import CheckpointStore
-from gpt_core.training.events import EvalCompleted, FullEvalCompleted, RunContinued, RunFinished, RunPaused
+from gpt_core.training.events import (
+    EvalCompleted,
+    FullEvalCompleted,
+    RunContinued,
+    RunFinished,
+    RunPaused,
+    StepCompleted,
+)
 from gpt_tui.session import log_reader, run_finder
 from gpt_tui.session.log_reader import NO_EVALUATION, BestEvaluation, LogFollower, LogSummary, LogTail
 from gpt_tui.session.run_events import MAX_EVALUATIONS, advance_all
@@ -172,6 +180,25 @@ def test_the_summary_follows_appended_lines_and_truncation(tmp_path: Path) -> No
     summary.scan()
     assert summary.last is None
     assert summary.best == NO_EVALUATION
+
+
+def test_the_throughput_of_a_run_is_the_median_of_its_last_steps(tmp_path: Path) -> None:
+    def timed(number: int, rate: float) -> StepCompleted:
+        return msgspec.structs.replace(step(number), tokens_per_s=rate)
+
+    path = write_log(tmp_path, [started(), *(timed(n, 900.0) for n in range(1, 60))])
+    summary = LogSummary(LogTail(path))
+    assert math.isnan(summary.tokens_per_s)
+    summary.scan()
+    assert summary.tokens_per_s == 900.0
+    with path.open("ab") as log:
+        log.write(lines(timed(60, 3.0)))
+    summary.scan()
+    assert summary.tokens_per_s == 900.0, "one slow step changes nothing"
+    with path.open("ab") as log:
+        log.write(lines(started(step=60), timed(61, 400.0)))
+    summary.scan()
+    assert summary.tokens_per_s == 400.0, "a resumed run has its own throughput"
 
 
 def test_a_run_is_paused_until_it_continues_or_is_resumed(tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 from textual.app import App, ComposeResult
 
 from gpt_core.checkpoints.store import CheckpointStore
+from gpt_core.config.settings import GROUP_RATES
 from gpt_core.training.events import RunContinued, RunFinished, RunPaused
 from gpt_tui.app.app import GptApp
 from gpt_tui.session.run_finder import RunInfo, RunReader, RunStatus
@@ -21,6 +23,7 @@ from tests.tui.app_bench import AppBench, running_app
 from tests.tui.conftest import PassHours, Snapshot
 from tests.tui.log_samples import LOG, lines, run_events, write_log
 from tests.tui.samples import scored, started, step
+from tests.tui.stored_files import SMALL, save
 
 pytestmark = pytest.mark.slow
 
@@ -193,6 +196,29 @@ async def test_the_number_of_marked_runs_is_limited() -> None:
             await bench.pilot.press("space", "down")
         await bench.until_seen("8 marked")
         assert any("which is the maximum" in notice.message for notice in bench.app._notifications)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)], ids=lambda size: f"{size[0]}x{size[1]}")
+async def test_settings_of_four_runs_are_shown_or_end_with_an_ellipsis(size: tuple[int, int]) -> None:
+    changed = {"batch_size": 8, "dropout": 0.1, "hidden_size": 16, "weight_decay": 0.2, "epsilon": 0.1}
+    changed |= dict.fromkeys(GROUP_RATES, 0.004) | {"max_epochs": 7, "patience": 5, "val_frac": 0.25}
+    for number in range(1, 5):
+        folder = Path(f"trials/{number}")
+        write_log(folder, run_events(60, seed=number), age_s=number * HOUR_S)
+        settings = msgspec.structs.replace(SMALL, seed=number, **(changed if number % 2 else {}))
+        save(folder / "ckpt_latest.safetensors", 0, settings=settings)
+    async with running_app(MODELS, size=size) as bench:
+        await go_there(bench, "60 of 60")
+        for _ in range(4):
+            await bench.pilot.press("space", "down")
+        legend = bench.app.main.query_one(OverlayLegend)
+        await bench.until(lambda: len(legend.runs) == 4 and all(run.state.step == 60 for run in legend.runs))
+        rows = [line.rstrip() for line in legend.render().plain.split("\n")]
+        assert sum("⠒⠒" in row for row in rows) == 4
+        ends = [row for row, after in zip(rows, [*rows[1:], "1 ⠒⠒"], strict=True) if "⠒⠒" in after]
+        complete = tuple(line.split()[-1] for detail in legend.details for line in detail.split("\n"))
+        assert all(row.endswith((*complete, "…")) for row in ends), rows
+        assert size[0] != 120 or all(row.endswith("…") for row in ends), rows
 
 
 # -- live

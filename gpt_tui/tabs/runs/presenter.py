@@ -188,10 +188,12 @@ def legend(
         value = value_at(run, metric_name, axis, x)
         text = "–" if value is None else metric_value(metric(metric_name), value, unit=False)
         lines.append(LegendLine(run.number, shortened(run.name, width - len(text) - 5), text))
-        wrapped = [part for line in detail.split("\n") for part in textwrap.wrap(line, max(10, width - 2))]
-        if height >= len(runs) * 2:
-            detail_lines = max(1, height // len(runs) - 1)
-            lines += [LegendLine(0, part) for part in wrapped[:detail_lines]]
+        shown: list[str] = []
+        room = height // len(runs) - 1
+        for line in detail.split("\n"):
+            if len(shown) < room:
+                shown += textwrap.wrap(line, max(10, width - 2), max_lines=room - len(shown), placeholder=" …")
+        lines += [LegendLine(0, part) for part in shown]
     return lines[:height]
 
 
