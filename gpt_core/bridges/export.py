@@ -29,7 +29,8 @@ class Format(NamedTuple):
         suffix: Suffix of its files, "" for a folder.
         number_types: Number types of the matrices that it can hold; the first is the default.
         module: Module with the functions `write_model` (`WriteModel`) and `read_back` (`ReadBack`).
-        hint: How to use the result, with `{path}` in it, or `{quoted}` for the path in a shell command.
+        hint: How to use the result, with `{path}` in it; `{quoted}` is the path in a shell command, and `{prompt}` an
+            option of one with the prompt of the model's samples, if it has one.
     """
 
     title: str
@@ -46,7 +47,7 @@ FORMATS = {
     ),
     "gguf": Format(
         "GGUF file for llama.cpp", ".gguf", ("f32", "f16", "bf16", "q8_0"), "gpt_core.bridges.gguf_export",
-        "llama.cpp: llama-completion -m {quoted} -n 100 -p 'It was '",
+        "llama.cpp: llama-completion -m {quoted} -n 100{prompt}",
     ),
     "html": Format(
         "web page", ".html", ("f32", "bf16", "int8"), "gpt_core.bridges.web_page",
@@ -125,5 +126,5 @@ def checked_number_type(format_name: str, number_type: str | None) -> str:
         return known[0]
     if number_type not in known:
         listed = " or ".join(filter(None, (", ".join(known[:-1]), known[-1])))
-        raise ConfigError(f"--type: got {number_type!r}, expected {listed} for {format_name}")
+        raise ConfigError(f"type: got {number_type!r}, expected {listed} for {format_name}")
     return number_type

@@ -46,7 +46,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("PATH")
 model = AutoModelForCausalLM.from_pretrained("PATH")
-prompt = tokenizer("It was ", return_tensors="pt")
+prompt = tokenizer({bundle.settings.sample_prompt or "PROMPT"!r}, return_tensors="pt")
 print(tokenizer.decode(model.generate(**prompt)[0], skip_special_tokens=True))
 ```
 

@@ -29,12 +29,13 @@ def export(options: Namespace) -> int:
 
 def result_lines(model: ModelBundle, format_name: str, result: ExportResult) -> list[str]:
     """Return what was written, the result of the self-check, and how to use it."""
-    check = result.check
+    check, quoted, prompt = result.check, shlex.quote(str(result.path)), one_line(model.settings.sample_prompt)
+    option = f" -p {shlex.quote(prompt)}" if prompt else ""
     return [
         f"exported {model.path}, step {integer(model.step)}, to {result.path}: "
         f"{FORMATS[format_name].title}, {size(result.bytes)}",
         f"checked: {integer(check.ids)} token ids are equal; logits of {check.tokens} tokens differ by at most "
         f"{check.largest_difference:.1e}",
         *result.notes,
-        FORMATS[format_name].hint.format(path=str(result.path), quoted=shlex.quote(str(result.path))),
+        FORMATS[format_name].hint.format(path=str(result.path), quoted=quoted, prompt=option),
     ]

@@ -96,6 +96,8 @@ def test_the_model_card_has_the_figures_of_the_run_and_no_license(tmp_path: Path
     for figure in ("1,200", "2.5000 nats per token", "40.00%", "1.9000", "My \\| text.txt", "ab" * 32):
         assert figure in card
     assert "1 layer, width 64, 1 head," in model_card(model(layers=1, d_model=64, num_heads=1))
+    assert "tokenizer('Ich weiß', return_tensors=" in model_card(model(sample_prompt="Ich weiß"))
+    assert "tokenizer('PROMPT', return_tensors=" in model_card(model(sample_prompt=""))
     header = card.split("---")[1]
     assert not [line for line in header.splitlines() if line.startswith("license")]
 
@@ -226,9 +228,9 @@ def test_the_self_check_finds_a_wrong_weight_and_wrong_ids(
 def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="'ascii' cannot be exported to gguf; train with pieces or bpe"):
         export_model(model("ascii"), "gguf", tmp_path / "out")
-    with pytest.raises(ConfigError, match=r"--type: got 'q8_0', expected f32 for hf"):
+    with pytest.raises(ConfigError, match=r"type: got 'q8_0', expected f32 for hf"):
         export_model(model(), "hf", tmp_path / "out", number_type="q8_0")
-    with pytest.raises(ConfigError, match=r"--type: got 'q4_k', expected f32, f16, bf16 or q8_0 for gguf"):
+    with pytest.raises(ConfigError, match=r"type: got 'q4_k', expected f32, f16, bf16 or q8_0 for gguf"):
         export_model(model(), "gguf", tmp_path / "out", number_type="q4_k")
     with pytest.raises(ConfigError, match="export format: got 'onnx', expected one of hf, gguf, html"):
         export_model(model(), "onnx", tmp_path / "out")

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from gpt_core.bridges.export import ExportResult
+from gpt_core.bridges.self_check import SelfCheck
+from gpt_tui.cli.export import result_lines
+from tests.bridges.samples import model
 from tests.cli.conftest import Result
 
 
@@ -39,6 +43,13 @@ def test_the_command_of_llama_cpp_quotes_the_path(program: Callable[..., Result]
     assert f"llama-completion -m '{path}' -n 100" in program("export", "gguf", str(path)).stdout
 
 
+@pytest.mark.parametrize(("prompt", "option"), [("Er sagt\nnichts", " -p 'Er sagt nichts'"), ("", "")])
+def test_the_command_of_llama_cpp_has_the_prompt_of_the_samples(prompt: str, option: str) -> None:
+    result = ExportResult(Path("a.gguf"), 9, SelfCheck(3, 3, 0.0), ())
+    *_, hint = result_lines(model(sample_prompt=prompt), "gguf", result)
+    assert hint == f"llama.cpp: llama-completion -m a.gguf -n 100{option}"
+
+
 def test_a_gguf_file_is_recognized_by_its_contents(program: Callable[..., Result], tmp_path: Path) -> None:
     path, text = tmp_path / "no-ending", tmp_path / "text.gguf"
     assert program("export", "gguf", str(path)).returncode == 0
@@ -56,9 +67,9 @@ def test_a_gguf_file_is_recognized_by_its_contents(program: Callable[..., Result
     [
         (("hf", "models"), "models exists already; remove it, or export to another path"),
         (("gguf", "models/best_model.safetensors/x"), "was not written: Not a directory; choose another path"),
-        (("gguf", "x", "--type", "q4_0"), "--type: got 'q4_0', expected f32, f16, bf16 or q8_0 for gguf"),
-        (("hf", "x", "--type", "f16"), "--type: got 'f16', expected f32 for hf"),
-        (("html", "x", "--type", "f16"), "--type: got 'f16', expected f32, bf16 or int8 for html"),
+        (("gguf", "x", "--type", "q4_0"), "type: got 'q4_0', expected f32, f16, bf16 or q8_0 for gguf"),
+        (("hf", "x", "--type", "f16"), "type: got 'f16', expected f32 for hf"),
+        (("html", "x", "--type", "f16"), "type: got 'f16', expected f32, bf16 or int8 for html"),
         (("html", "models"), "models exists already; remove it, or export to another path"),
         (("onnx", "x"), "invalid choice: 'onnx'"),
         (("hf",), "PATH"),
