@@ -468,7 +468,7 @@ def test_a_run_and_an_evaluation_accept_several_texts_of_several_kinds(tmp_path:
     scores = model.evaluate(folder)
     assert model.evaluate(names) == scores
     (folder / "c.txt").write_bytes("Über die Brücke.\n".encode("latin-1"))
-    with pytest.raises(CorpusError, match=r"c\.txt is not UTF-8: .* read it with --encoding cp1252"):
+    with pytest.raises(CorpusError, match=r"c\.txt is not UTF-8: .* set encoding=cp1252"):
         model.evaluate(folder)
     assert model.evaluate(folder, encoding="cp1252").tokens > scores.tokens
     with pytest.raises(ConfigError, match="encoding: got 'nothing'"):

@@ -81,9 +81,9 @@ def default_name(source: Path) -> str:
 def check_output(path: Path) -> None:
     """Raise ModelImportError unless a checkpoint can be created at `path`."""
     if path.suffix != EXTENSION:
-        raise ModelImportError(f"--output: got {path}, expected a name that ends in {EXTENSION}")
+        raise ModelImportError(f"output: got {path}, expected a name that ends in {EXTENSION}")
     if os.path.lexists(path):
-        raise ModelImportError(f"{path} exists already: remove it, or name another file with --output")
+        raise ModelImportError(f"{path} exists already: remove it, or name another output file")
 
 
 def _refuse_file(path: Path) -> NoReturn:

@@ -120,8 +120,8 @@ def write_model(bundle: ModelBundle, path: Path, number_type: str, progress: Pro
         return (f"its weights are rounded to {number_type}: its text can differ from that of `gpt-tui generate`",)
     if model.bytes >= LARGE_BYTES:
         return (
-            "a smaller file with rounded weights: `gpt-tui export html` with --type bf16 (half the size) or "
-            "--type int8 (a quarter)",
+            "a smaller file with rounded weights: `gpt-tui export html` with the type bf16 (half the size) or int8 "
+            "(a quarter)",
         )
     return ()
 

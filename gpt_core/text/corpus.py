@@ -148,7 +148,7 @@ def unused_texts_note(training_text: Path, start: Path | None = None) -> str:
     names = ", ".join((TRAINING_NAMES[0], *OTHER_TRAINING_NAMES))
     return (
         f"{folder}/ has {unused[0].relative_to(folder)}{others}, but no file named {names}: the text that ships with "
-        f"the program is used; to train on yours, set train_file, or add --train-file {shlex.quote(str(unused[0]))}"
+        f"the program is used; to train on yours, set train_file={shlex.quote(str(unused[0]))}"
     )
 
 

@@ -21,7 +21,7 @@ _BYTE_ORDER_MARKS = (  # longer ones before those that they begin with
     (codecs.BOM_UTF16_BE, "utf-16"),
     (codecs.BOM_UTF8, UTF8),
 )
-_USE_AS_BYTES = "use its bytes as they are with --set allow_binary=true"
+USE_AS_BYTES = "set allow_binary=true to use its bytes as they are"
 _SHOWN_CHARACTERS = 32  # of the line that is not UTF-8, in an error message
 _DENSITY_BYTES = 64  # from the first error, in which errors are counted
 # encoding that decodes the text, encoding to suggest, letters that it consists of, minimum share of them
@@ -76,7 +76,8 @@ def utf8_blocks(blocks: Iterable[bytes], encoding: str, name: str) -> Iterator[b
         return
     decoder = codecs.getincrementaldecoder(encoding)("strict")
     offset, line, continuation = 0, 1, 0
-    for block in itertools.chain(blocks, (b"",)):
+    remaining = itertools.chain(blocks, (b"",))
+    for block in remaining:
         try:
             text = decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
@@ -86,12 +87,15 @@ def utf8_blocks(blocks: Iterable[bytes], encoding: str, name: str) -> Iterator[b
             line += data.count(b"\n", 0, error.start)
             place = f"byte {start:,} (line {line:,})"
             is_cut = error.reason == "unexpected end of data"
+            if encoding == UTF8 and continuation == pending and is_lone_byte(data, error) and not any(remaining):
+                problem = lone_byte(name, data, error, place)
+                raise CorpusError(f"{problem}, set encoding to that of the text, or {USE_AS_BYTES}") from None
             if encoding == UTF8 and (is_cut or is_damaged_utf8(data, error, start, continuation - pending)):
                 problem = damaged_utf8(name, data, error, place)
-                raise CorpusError(f"{problem}, or {_USE_AS_BYTES}") from None
+                raise CorpusError(f"{problem}, or {USE_AS_BYTES}") from None
             raise _wrong_encoding(name, encoding, data, error, place) from None
         except UnicodeError as error:
-            raise CorpusError(f"{name} is not {encoding}: {error}; name its encoding with --encoding") from None
+            raise CorpusError(f"{name} is not {encoding}: {error}; set encoding to that of the text") from None
         offset += len(block)
         line += block.count(b"\n")
         continuation += len(block) - len(text)
@@ -102,12 +106,12 @@ def utf8_blocks(blocks: Iterable[bytes], encoding: str, name: str) -> Iterator[b
 def _wrong_encoding(name: str, encoding: str, data: bytes, error: UnicodeDecodeError, place: str) -> CorpusError:
     """Return the error for a text that is not in the encoding that it was read in."""
     if encoding in ("utf-16", "utf-32"):  # of a byte order mark
-        return CorpusError(f"{name} is not {encoding}: {error.reason} at {place}; restore it, or {_USE_AS_BYTES}")
+        return CorpusError(f"{name} is not {encoding}: {error.reason} at {place}; restore it, or {USE_AS_BYTES}")
     if encoding != UTF8:
         problem = f"{name} is not {encoding}: {error.reason} at {place}"
-        return CorpusError(f"{problem}; name its encoding with --encoding, or {_USE_AS_BYTES}")
+        return CorpusError(f"{problem}; set encoding to that of the text, or {USE_AS_BYTES}")
     problem, guess = not_utf8(name, data, error, place)
-    return CorpusError(f"{problem}: read it with --encoding {guess}, or {_USE_AS_BYTES}")
+    return CorpusError(f"{problem}: set encoding={guess}, or {USE_AS_BYTES}")
 
 
 def is_damaged_utf8(data: bytes, error: UnicodeDecodeError, start: int, continuation: int = 0) -> bool:
@@ -126,6 +130,26 @@ def is_damaged_utf8(data: bytes, error: UnicodeDecodeError, start: int, continua
     continuation += len(valid) - len(valid.decode(UTF8))
     errors = data[error.start : error.start + _DENSITY_BYTES].decode(UTF8, "replace").count("\ufffd")
     return continuation > 0 and (start >= HEAD_BYTES or continuation >= errors)
+
+
+def is_lone_byte(data: bytes, error: UnicodeDecodeError) -> bool:
+    """Return True if the last byte of the data is its only one beyond ASCII, and not UTF-8."""
+    return error.start == len(data) - 1 and data[: error.start].isascii()
+
+
+def lone_byte(name: str, data: bytes, error: UnicodeDecodeError, place: str) -> str:
+    """Return that the last byte of a text is its only one beyond ASCII, from which no encoding can be guessed.
+
+    Args:
+        name: Name of the text.
+        data: The text, or the block of it that was decoded.
+        error: Error of decoding `data`.
+        place: Where in the text the error is.
+    """
+    return (
+        f"{name} is not UTF-8: got 0x{data[error.start]:02x} at {place}, the last byte and the only one beyond ASCII, "
+        "which is too little to guess the encoding from; remove it"
+    )
 
 
 def damaged_utf8(name: str, data: bytes, error: UnicodeDecodeError, place: str) -> str:
@@ -181,6 +205,8 @@ def prompt_text(data: bytes, name: str, encoding: str = UTF8) -> str:
             raise ConfigError(f"{name} is not {encoding}: {error.reason} at {place}; convert it to UTF-8") from None
         line = data.count(b"\n", 0, error.start) + 1
         place = f"byte {error.start:,} (line {line:,})"
+        if is_lone_byte(data, error):
+            raise ConfigError(f"{lone_byte(name, data, error, place)}, or convert the text to UTF-8") from None
         if is_damaged_utf8(data, error, error.start):
             raise ConfigError(damaged_utf8(name, data, error, place)) from None
         problem, guess = not_utf8(name, data, error, place)

@@ -25,7 +25,7 @@ from gpt_core.text import corpus
 from gpt_core.text.compression import MAGIC, decompressed
 from gpt_core.text.corpus import text_blocks
 from gpt_core.text.documents import PART_BYTES, DocumentKind, document_parts
-from gpt_core.text.encodings import AS_BYTES, UTF8, find_encoding, is_byte_order_mark, utf8_blocks
+from gpt_core.text.encodings import AS_BYTES, USE_AS_BYTES, UTF8, find_encoding, is_byte_order_mark, utf8_blocks
 from gpt_core.text.records import json_texts, parquet_texts
 from gpt_core.text.source import TextSource
 
@@ -215,7 +215,7 @@ def open_file(
         return OpenFile(f"parquet {source.text_field!r}", raw, _rows(path, source, raw, rows_read), True)
     encoding = find_encoding(head, source.encoding)
     if found := not_text(head, "" if encoding == UTF8 else encoding):
-        remedy = f"read it with --encoding {found.encoding}" if found.encoding else found.remedy
+        remedy = f"set encoding={found.encoding}" if found.encoding else found.remedy
         raise _not_text(path, source, found.kind, _REMEDIES.get(found.kind, remedy))
     texts = utf8_blocks(blocks, encoding, str(path))
     readings.append(encoding)
@@ -245,10 +245,7 @@ def _require_named_kind(path: Path, head: bytes, suffix: str) -> None:
 
 
 def _not_text(path: Path, source: TextSource, kind: str, remedy: str) -> CorpusError:
-    message = (
-        f"{path} is not plain text: got {kind}, expected UTF-8; {remedy}, or use its bytes as they are with "
-        "--set allow_binary=true"
-    )
+    message = f"{path} is not plain text: got {kind}, expected UTF-8; {remedy}, or {USE_AS_BYTES}"
     if len(source.files) > 1:
         message += f"; to leave it out, name the texts by a pattern such as '{_pattern_without(path, source)}'"
     return CorpusError(message)

@@ -84,7 +84,7 @@ def _text_of_unusual_line(line: bytes, field: str, place: str) -> str | None:
     text = value[field]
     if text is not None and not isinstance(text, str):
         raise CorpusError(
-            f"{place}: the field {field!r} is {_kind(text)}, expected text; name another field with --text-field"
+            f"{place}: the field {field!r} is {_kind(text)}, expected text; set text_field to another field"
         )
     return text
 
@@ -100,7 +100,7 @@ def _missing_field(place: str, field: str, known: Iterable[str]) -> CorpusError:
     names = list(known)
     listed = ", ".join(names[:_MAX_LISTED_FIELDS]) + (", …" if len(names) > _MAX_LISTED_FIELDS else "")
     return CorpusError(
-        f"{place} has no field {field!r}: got {listed or 'none'}; name the one with the text with --text-field"
+        f"{place} has no field {field!r}: got {listed or 'none'}; set text_field to the one with the text"
     )
 
 
@@ -142,5 +142,5 @@ def _require_text_column(schema: Any, field: str, path: Path) -> None:
     kind = str(schema.field(field).type)
     if not ("string" in kind and "<" not in kind.removeprefix("dictionary<values=")):
         raise CorpusError(
-            f"{path}: the field {field!r} is of type {kind}, expected string; name another one with --text-field"
+            f"{path}: the field {field!r} is of type {kind}, expected string; set text_field to another field"
         )

@@ -231,7 +231,7 @@ def split_held_out(text: TokenStream, val_frac: float) -> tuple[TokenStream, Tok
     if text.count < 2 * MIN_TOKENS:
         raise CorpusError(
             f"the text {text.name} is too short to hold out a part for evaluation: got {text.count} tokens, expected "
-            f"at least {2 * MIN_TOKENS}; use a longer text, or name an --eval-file"
+            f"at least {2 * MIN_TOKENS}; use a longer text, or set eval_file to another one"
         )
     last = text.count - MIN_TOKENS
     place = min(max(round(text.count * (1 - val_frac)), MIN_TOKENS), last)

@@ -311,9 +311,9 @@ def check_ranks(ranks: int, batch_size: int, micro_batch: int) -> None:
         return
     fitting = next((size for size in range(batch_size // ranks, 0, -1) if batch_size % size == 0), 0)
     hint = (
-        f"add --set micro_batch_size={fitting}, with which one process computes the same"
+        f"set micro_batch_size={fitting}, with which one process computes the same"
         if fitting
-        else f"start at most {batch_size} ranks, or add --set batch_size={ranks} --set micro_batch_size=1"
+        else f"start at most {batch_size} ranks, or set batch_size={ranks} and micro_batch_size=1"
     )
     raise ConfigError(
         f"{ranks} ranks need as many micro-batches per step, got {leaves} (batch_size {batch_size}, "

@@ -79,7 +79,7 @@ class MetricsLog:
             self._file: int | None = os.open(self.path, OPEN_FLAGS, 0o666)
         except OSError as error:
             raise ConfigError(
-                f"{self.path} cannot be written: {files.reason(error)}; choose another --models-dir"
+                f"{self.path} cannot be written: {files.reason(error)}; set models_dir to another folder"
             ) from None
         self._torn = False
 

@@ -67,7 +67,7 @@ def emulation_warning(choice: PrecisionChoice) -> tuple[str, ...]:
         return ()
     return (
         "this processor has no bfloat16 instructions: products are emulated, which is slower than float32; "
-        "use --set precision=float32 to change this run",
+        "set precision=float32 to change this run",
     )
 
 

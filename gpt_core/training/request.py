@@ -165,7 +165,7 @@ def load_checkpoint(resume: Path | Newest, models_dir: Path) -> tuple[Checkpoint
         if checkpoint.optimizer_state is None:
             raise CheckpointError(
                 f"{resume} holds weights only, without the optimizer state that a resume needs; start a new run with "
-                f"these weights: --init-from {shlex.quote(str(resume))}"
+                f"these weights: set init_from={shlex.quote(str(resume))}"
             )
         return checkpoint, ()
     found = CheckpointStore(models_dir).load_for_resume()
@@ -186,10 +186,8 @@ def raised_lines(checkpoint: Checkpoint, settings: Settings) -> tuple[str, ...]:
         if getattr(settings, name) == limit:
             what = f"{name} is now {limit:.15g}" if limit else "it is lifted"
             end = f"minutes={settings.minutes:g}" if settings.minutes else f"max_epochs={settings.max_epochs}"
-            otherwise = "" if limit else f"; without it, the run continues to {end}"
-            lines.append(
-                f"the run had reached {name}={reached:g}: {what}; resume with {name}=N to set another{otherwise}"
-            )
+            otherwise = "" if limit else f"; without one, the run continues to {end}"
+            lines.append(f"the run had reached {name}={reached:g}: {what}; set {name}=N for another limit{otherwise}")
     return tuple(lines)
 
 

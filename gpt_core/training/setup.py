@@ -253,8 +253,8 @@ def eval_text_note(train: TextSource, held_out: TextSource | None, texts: Texts)
         return ""
     return (
         f"the eval text {held_out.name} contains the training text {train.name}: the model is scored on what it is "
-        "trained on; name another text with --eval-file, or hold out the end of the training text with --set "
-        "hold_out=true instead"
+        "trained on; set eval_file to another text, or set hold_out=true to hold out the end of the training text "
+        "instead"
     )
 
 

@@ -101,6 +101,6 @@ def check_same_text_on_ranks(ranks: Communicator, train: TokenStream, held_out: 
             if sha256 != found[0]:
                 raise DifferenceError(
                     f"{described(rank, ranks.hosts)} has another {kind} text: SHA-256 {sha256.decode()[:12]}…, "
-                    f"expected {found[0].decode()[:12]}… as on {ranks.hosts[0]}; copy the text there, or name it with "
-                    f"{'--train-file' if kind == 'training' else '--eval-file'} for that rank"
+                    f"expected {found[0].decode()[:12]}… as on {ranks.hosts[0]}; copy the text there, or set "
+                    f"{'train_file' if kind == 'training' else 'eval_file'} for that rank"
                 )

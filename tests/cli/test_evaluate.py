@@ -88,7 +88,7 @@ def test_evaluate_scores_texts_of_several_kinds_like_one_plain_text(
         assert json.loads(run.stdout)["loss"] == plain["loss"]
     run = program("evaluate", "--eval-file", str(folder))
     assert (run.returncode, run.stdout) == (2, "")
-    assert "c.jsonl: line 1 has no field 'text': got body; name the one with the text with --text-field" in run.stderr
+    assert "c.jsonl: line 1 has no field 'text': got body; set text_field to the one with the text" in run.stderr
     (folder / "b.txt").write_bytes(b"%PDF-1.7")
     run = program("evaluate", "--text-field", "body", "--eval-file", str(folder))
     assert run.returncode == 2
@@ -104,7 +104,7 @@ def test_evaluate_follows_the_advice_of_its_messages_about_a_text(
         text.write_bytes(data)
         run = program("evaluate", "--eval-file", str(text))
         assert (run.returncode, run.stdout) == (2, "")
-        assert "--set allow_binary=true" in run.stderr
+        assert "set allow_binary=true" in run.stderr
         run = program("evaluate", "--eval-file", str(text), "--set", "allow_binary=true")
         assert run.returncode == 0, run.stderr
     run = program("evaluate", "--set", "seq_len=8")

@@ -176,7 +176,7 @@ def test_an_unreadable_folder_is_an_error_where_no_text_is_found(tmp_path, monke
     assert f"{hidden} cannot be read: Permission denied" in refusal(find_training_text, tmp_path)
 
 
-def test_texts_under_data_that_are_not_used_are_named_with_the_option(tmp_path):
+def test_texts_under_data_that_are_not_used_are_named_with_the_setting(tmp_path):
     shipped = SHIPPED / "raw" / "train.en"
     assert unused_texts_note(shipped, tmp_path) == ""
     for name, data in (("README.md", b"x"), ("my-eval.txt", b"x"), (".hidden", b"x"), ("empty", b""), ("b", b"\0" * 9)):
@@ -185,7 +185,7 @@ def test_texts_under_data_that_are_not_used_are_named_with_the_option(tmp_path):
     text = file(tmp_path / "data" / "my book.txt")
     note = unused_texts_note(shipped, tmp_path)
     assert note.startswith(f"{tmp_path / 'data'}/ has my book.txt, but no file named train.en, train.txt, input.txt: ")
-    assert note.endswith(f"add --train-file '{text}'")
+    assert note.endswith(f"set train_file='{text}'")
     file(tmp_path / "data" / "z" / "second.txt")
     assert "has my book.txt and 1 more, but" in unused_texts_note(shipped, tmp_path)
     assert unused_texts_note(text, tmp_path) == ""

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gpt_core.errors import CorpusError
+from gpt_core.errors import ConfigError, CorpusError
 from gpt_core.file_kinds import HEAD_BYTES
 from gpt_core.text import corpus
-from gpt_core.text.encodings import find_encoding, guess_encoding, utf8_blocks
+from gpt_core.text.encodings import find_encoding, guess_encoding, prompt_text, utf8_blocks
 from gpt_core.text.reader import TextReader, documents, text_sha256
 from gpt_core.text.source import TextSource, text_source
 
@@ -82,7 +82,7 @@ def test_a_text_that_is_not_utf8_is_refused_with_the_encoding_it_looks_like(
     assert "text.txt is not UTF-8: got 0x" in message
     assert "(line 3)" in message
     assert f"it looks like {suggested} ('{text[:10]}" in message
-    assert f"read it with --encoding {suggested}, or use its bytes as they are with --set allow_binary=true" in message
+    assert f": set encoding={suggested}, or set allow_binary=true to use its bytes as they are" in message
     assert read(written(tmp_path, text, encoding, encoding=suggested)) == text
     assert guess_encoding(text.encode(encoding)[:-1]) == suggested
 
@@ -114,7 +114,7 @@ def test_the_byte_that_is_not_utf8_is_named_wherever_blocks_end(
         ((RUSSIAN * 99).encode() + b"\x96" + RUSSIAN.encode(), "0x96 at byte"),
         ("one é, then ".encode() + b"plain " * 20_000 + RUSSIAN.encode("cp1251"), "which is no UTF-8 character"),
         (codecs.BOM_UTF8 + b"It was \xe9.", "got 0xe9 at byte 10 (line 1)"),
-        (b"plain " * 20_000 + "é".encode()[:1], "0xc3 at byte 120,000 (line 1), where it ends inside a character"),
+        (b"plain " * 20_000 + "€".encode()[:2], "0xe2 at byte 120,000 (line 1), where it ends inside a character"),
     ],
 )
 def test_a_damaged_utf8_text_is_not_taken_for_another_encoding(tmp_path: Path, data: bytes, problem: str) -> None:
@@ -123,7 +123,7 @@ def test_a_damaged_utf8_text_is_not_taken_for_another_encoding(tmp_path: Path, d
         message = refusal(text_source(tmp_path / "t", encoding=named))
         assert "t is damaged UTF-8: got 0x" in message
         assert problem in message
-        assert "--encoding" not in message
+        assert "set encoding" not in message
         assert "looks like" not in message
 
 
@@ -131,7 +131,7 @@ def test_a_character_that_happens_to_be_utf8_does_not_make_a_text_utf8(tmp_path:
     data = "通".encode("gb18030") + (CHINESE * 9).encode("gb18030")
     assert len(data[:2].decode()) == 1
     (tmp_path / "t").write_bytes(data)
-    assert "read it with --encoding gb18030" in refusal(text_source(tmp_path / "t"))
+    assert ": set encoding=gb18030" in refusal(text_source(tmp_path / "t"))
 
 
 @pytest.mark.parametrize("block", [1, 7, 1 << 20])
@@ -143,17 +143,35 @@ def test_an_incomplete_character_at_the_end_of_a_block_is_no_valid_one(
     assert "t is not UTF-8: got 0xe9 at byte 20 (line 1)" in refusal(text_source(tmp_path / "t"))
 
 
+@pytest.mark.parametrize("block", [1, 7, 1 << 20])
+@pytest.mark.parametrize("byte", [0x80, 0xE9, 0xFF])
+def test_no_encoding_is_guessed_from_a_last_byte_alone(
+    tmp_path: Path, byte: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "BLOCK_BYTES", block)
+    (tmp_path / "t").write_bytes(b"It was\na caf" + bytes([byte]))
+    message = refusal(text_source(tmp_path / "t"))
+    assert f"got 0x{byte:02x} at byte 12 (line 2), the last byte and the only one beyond ASCII" in message
+    assert "remove it, set encoding to that of the text, or set allow_binary=true to use its bytes" in message
+    with pytest.raises(ConfigError, match=r"prompt is not UTF-8: got 0x.. at .*, the last byte and the only one"):
+        prompt_text((tmp_path / "t").read_bytes(), "prompt")
+    (tmp_path / "t").write_bytes(b"It was\na caf" + bytes([byte]) + b"!")
+    assert "the last byte" not in refusal(text_source(tmp_path / "t"))
+
+
 def test_a_damaged_text_with_a_byte_order_mark_is_not_to_be_read_with_another_encoding(tmp_path: Path) -> None:
     (tmp_path / "t").write_bytes("It was".encode("utf-16")[:-1])
     message = refusal(text_source(tmp_path / "t"))
-    assert "t is not utf-16: truncated data at byte 12 (line 1); restore it, or use its bytes" in message
-    assert "--encoding" not in message
+    assert "t is not utf-16: truncated data at byte 12 (line 1); restore it, or set allow_binary=true" in message
+    assert "set encoding" not in message
 
 
 def test_a_text_that_is_not_in_the_named_encoding_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t").write_bytes(b"It was\n\xff\xff")
     message = refusal(text_source(tmp_path / "t", encoding="ascii"))
-    assert "t is not ascii: ordinal not in range(128) at byte 7 (line 2); name its encoding with --encoding" in message
+    assert (
+        "t is not ascii: ordinal not in range(128) at byte 7 (line 2); set encoding to that of the text, or" in message
+    )
     (tmp_path / "t").write_bytes("It was".encode("utf-16")[:-1])
     assert "t is not utf-16: truncated data at byte 12" in refusal(text_source(tmp_path / "t"))
 

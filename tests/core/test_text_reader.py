@@ -201,9 +201,9 @@ def test_half_a_surrogate_pair_in_json_does_not_end_the_reading(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        (b'{"body": "x", "id": 1}', "line 2 has no field 'text': got body, id; name the one with the text with"),
+        (b'{"body": "x", "id": 1}', "line 2 has no field 'text': got body, id; set text_field to the one"),
         (b"{}", "line 2 has no field 'text': got none"),
-        (b'{"text": 5}', "line 2: the field 'text' is a number, expected text; name another field with --text-field"),
+        (b'{"text": 5}', "line 2: the field 'text' is a number, expected text; set text_field to another field"),
         (b'{"text": ["a"]}', "line 2: the field 'text' is an array"),
         (b'{"text": true}', "line 2: the field 'text' is true"),
         (b'["a"]', "line 2: got an array, expected a JSON object with the field 'text'"),
@@ -240,7 +240,7 @@ def test_each_row_of_a_parquet_file_is_a_document(tmp_path: Path) -> None:
     assert [part.decode() for part in documents(source, "line")] == [*texts, "ä"]
     before = text_sha256(source)
     assert load_tokens(source, PIECES, "line").sha256 == before
-    assert "t.parquet has no field 'text': got n, story; name the one" in refusal(text_source(path))
+    assert "t.parquet has no field 'text': got n, story; set text_field" in refusal(text_source(path))
     assert "the field 'n' is of type int64, expected string" in refusal(text_source(path, text_field="n"))
     path.write_bytes(path.read_bytes()[:-200])
     assert "t.parquet cannot be read as Parquet: " in refusal(source)
@@ -255,7 +255,7 @@ ZIPPED = gzip.compress(b"text", mtime=0)  # a time would be part of the name of 
         ("t.txt", ZIPPED, "got gzip-compressed data, expected UTF-8; give it a name that ends in .gz"),
         ("t.txt", b"\x28\xb5\x2f\xfd" + bytes(99), "got zstd-compressed data, expected UTF-8; give it a name that"),
         ("t.txt", b"PAR1" + bytes(99), "got a Parquet table, expected UTF-8; give it a name that ends in .parquet"),
-        ("t.txt", "wide".encode("utf-16-le"), "got UTF-16 text, expected UTF-8; read it with --encoding utf-16-le"),
+        ("t.txt", "wide".encode("utf-16-le"), "got UTF-16 text, expected UTF-8; set encoding=utf-16-le"),
         ("t.md", b"%PDF-1.7 text", "got a PDF document, expected UTF-8; extract its text"),
         ("t.docx", b"PK\x03\x04" + bytes(99), "got a zip archive (or a document such as .docx"),
         ("t.jsonl", b"\x89PNG\r\n\x1a\n" + bytes(99), "got a PNG image"),

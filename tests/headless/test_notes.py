@@ -20,7 +20,7 @@ def test_texts_under_data_that_are_not_used_are_named_on_standard_error(tmp_path
         run = run_program(*command, *tiny(), cwd=tmp_path)
         assert run.returncode == 0, run.stderr
         assert run.stderr.count(note) == 1
-        assert "add --train-file data/book.txt" in run.stderr
+        assert "set train_file=data/book.txt" in run.stderr
     config = run_program("config", cwd=tmp_path)
     assert f"# note: {note}" in config.stdout
     named = run_program("train", *tiny("max_steps=1", "train_file=data/book.txt", "models_dir=m"), cwd=tmp_path)

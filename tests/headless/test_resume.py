@@ -45,13 +45,13 @@ def test_resume_without_max_steps_trains_past_the_earlier_limit(folder: Path) ->
 def test_a_resume_of_a_finished_run_says_which_limit_it_raises(folder: Path) -> None:
     run_program("--train-only", *tiny("max_epochs=1", "warmup_steps=1"), cwd=folder)
     more = run_program("--train-only", "--resume", cwd=folder)
-    assert "gpt-tui: the run had reached max_epochs=1: max_epochs is now 2; resume with max_epochs=N" in more.stderr
+    assert "gpt-tui: the run had reached max_epochs=1: max_epochs is now 2; set max_epochs=N" in more.stderr
     named = run_program("--train-only", "--resume", "--set", "max_epochs=5", cwd=folder)
     assert "had reached" not in named.stderr
     run_program("--train-only", "--max-steps", "5", *tiny(), "--models-dir", "other", cwd=folder)
     lifted = run_program("--train-only", "--resume", "--models-dir", "other", cwd=folder)
-    assert "the run had reached max_steps=5: it is lifted; resume with max_steps=N" in lifted.stderr
-    assert "max_steps=N to set another; without it, the run continues to max_epochs=" in lifted.stderr
+    assert "the run had reached max_steps=5: it is lifted; set max_steps=N for another limit" in lifted.stderr
+    assert "set max_steps=N for another limit; without one, the run continues to max_epochs=" in lifted.stderr
 
 
 @pytest.mark.slow

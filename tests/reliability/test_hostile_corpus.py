@@ -74,7 +74,7 @@ def test_a_text_of_any_bytes_is_trained_on_and_decodes_to_the_same_bytes(folder:
 def test_what_is_not_plain_text_is_refused_in_one_line(folder: Path, kind: str, option: str) -> None:
     (folder / "text").write_bytes(BINARY[kind])
     run = run_to_completion(*training(), option, "text", cwd=folder)
-    require_one_line(run, 2, "text is not plain text: got ", "expected UTF-8", "--set allow_binary=true")
+    require_one_line(run, 2, "text is not plain text: got ", "expected UTF-8", "set allow_binary=true")
     assert not list((folder / "models").glob("*.safetensors"))
 
 
@@ -85,7 +85,7 @@ def test_what_is_not_utf8_is_refused_wherever_its_first_byte_is(folder: Path, ki
     assert run.code == 2
     expected = NOT_UTF8[kind].decode("utf-8", "backslashreplace").partition("\\x")[2][:2]
     assert f" UTF-8: got 0x{expected} at byte " in run.errors
-    assert "--set allow_binary=true" in run.errors.splitlines()[-1]
+    assert "set allow_binary=true" in run.errors.splitlines()[-1]
     assert not list((folder / "models").glob("*.safetensors"))
 
 

@@ -214,7 +214,7 @@ def summary_text(contents: FolderContents, known: Verifications, exporting: tupl
 def empty_text(models_dir: str, problems: Sequence[str], keys: dict[str, str], *, running: bool) -> str:
     """Return the text shown in place of an empty table; `keys` are the keys to name, by their ids."""
     if problems:
-        return f"✗ {one_line(problems[0])}\n\nMake it readable, or choose another folder with --models-dir."
+        return f"✗ {one_line(problems[0])}\n\nMake it readable, or set models_dir to another folder."
     go, start, save = keys["go.train"], keys["train.start"], keys["train.save"]
     title = f"There are no checkpoints in {one_line(models_dir)}/ yet."
     if running:

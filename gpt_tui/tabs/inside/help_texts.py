@@ -25,7 +25,7 @@ HELP: dict[str, str] = {
     "measured on random sequences that repeat), or the entropy of the attention in nats. Enter shows the next score; "
     "left and right move through the evaluations, up and down through the heads. A cursor on the loss chart of the "
     "Train or Runs tab chooses the evaluation here, too. A head that attends evenly has an induction score near 2%; "
-    "from 40% on it is called an induction head, and the loss chart marks the step with ┊. Try: train with --preset "
+    "from 40% on it is called an induction head, and the loss chart marks the step with ┊. Try: train the preset "
     "induction, and look which score rises first, and in which layer. A head of layer 0 must look at the token before, "
     "so that one of layer 1 can find what followed.",
     "health": "Health: a row per tensor. Update is log10 of how much one step changes it: -3, a thousandth, is usual "
