@@ -38,6 +38,7 @@
 #else
   #define MR 6            /* 6 rows of 2 vectors: 12 of 16 registers */
 #endif
+enum { STEPS_AT_ONCE = LANES == 8 ? 4 : 1 };  /* speed only: iterations over k that are unrolled */
 #define NR (2 * LANES)
 #define MC 112
 #define TILES_MC 256
@@ -189,6 +190,7 @@ INLINE void gpt_microkernel(const gpt_format format, const int rows, const int v
     for (int i = 0; i < rows; i++)
         #pragma GCC unroll 2
         for (int j = 0; j < vectors; j++) sum[i][j] = (vector){0};
+    #pragma GCC unroll STEPS_AT_ONCE
     for (ptrdiff_t p = 0; p < k; p++, a += k_stride, b += NR) {
         #pragma GCC unroll 16
         for (int i = 0; i < rows; i++)
