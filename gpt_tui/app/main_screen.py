@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.screen import Screen
 from textual.widget import Widget
@@ -210,6 +210,14 @@ class MainScreen(Screen[None]):
     def _enter_pane(self) -> None:
         """Enter the visible tab. Its widget has the focus before the next key, unlike after `Widget.focus`."""
         self.set_focus(self.pane.enter(), scroll_visible=False)
+
+    def set_focus(self, widget: Widget | None, scroll_visible: bool = True, from_app_focus: bool = False) -> None:
+        """Focus a widget, unless it is in a hidden tab: `Widget.focus` is deferred, and the tab may change meanwhile."""
+        panes = self.query_one("#panes", ContentSwitcher)
+        if widget is None or panes not in widget.ancestors or self.pane in widget.ancestors:
+            super().set_focus(widget, scroll_visible, from_app_focus)
+        else:
+            widget.post_message(events.Blur())  # closes an open list
 
     def watch_focused(self, focused: Widget | None) -> None:
         """Keep the focus in the visible tab, whose keys would not work without it."""

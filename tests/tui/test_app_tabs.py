@@ -46,3 +46,34 @@ async def test_a_key_that_follows_that_of_its_tab_at_once_reaches_the_tab(
         bench.app.simulate_key(tab)
         bench.app.simulate_key(key)
         await bench.until(lambda: is_done(bench))
+
+
+LEAVING: dict[str, tuple[str, list[str], str]] = {
+    "Chat leaves its prompt": ("f3", [], "escape"),
+    "Chat leaves its settings": ("f3", ["f7"], "f7"),
+    "Chat moves to its settings": ("f3", [], "f7"),
+    "Inside leaves its text": ("f6", ["e"], "escape"),
+    "Inside submits its text": ("f6", ["e"], "enter"),
+    "Inside moves to its text": ("f6", [], "e"),
+    "Inside leaves a list": ("f6", ["m"], "escape"),
+    "Inside opens a list": ("f6", [], "m"),
+}
+
+
+@pytest.mark.parametrize("tab", ["f2", "f5"])
+@pytest.mark.parametrize(("left", "before", "key"), LEAVING.values(), ids=LEAVING)
+async def test_the_focus_does_not_stay_in_a_tab_that_is_left_while_it_moves(
+    tmp_path: Path, left: str, before: list[str], key: str, tab: str
+) -> None:
+    save_model(tmp_path)
+    write_log(tmp_path, run_events(100))
+    async with running_app(tmp_path) as bench:
+        await bench.pilot.press(left, *before)
+        await bench.settled()
+        bench.app.simulate_key(key)
+        bench.app.simulate_key(tab)
+        await bench.settled()
+        main = bench.app.main
+        assert main.tab == {"f2": "train", "f5": "runs"}[tab]
+        assert main.focused is None or main.pane in main.focused.ancestors_with_self
+        assert not any(select.expanded for select in main.query(ModelSelect))
