@@ -14,12 +14,10 @@ from pathlib import Path
 
 import msgspec
 
-from gpt_core import files
+from gpt_core import files, run_files
 from gpt_core.formats.checkpoint_header import CheckpointInfo, kind_of
 
-METRICS = "metrics.jsonl"
-PREVIOUS_METRICS = "metrics.previous.jsonl"
-"""Log of the last run that left no checkpoint in the folder."""
+METRICS, PREVIOUS_METRICS = run_files.METRICS, run_files.PREVIOUS_METRICS
 JOURNAL = ".replacing.json"
 REPLACED_METRICS = ".metrics.jsonl.replaced"
 """Log of the run that is being replaced."""

@@ -21,7 +21,7 @@ from typing import Annotated, NamedTuple, NoReturn
 import msgspec
 from msgspec import Meta
 
-from gpt_core import files
+from gpt_core import files, run_files
 from gpt_core.config.presets import shape_name
 from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.config.validation import check_together
@@ -37,7 +37,7 @@ from gpt_core.registry import OPTIMIZERS
 from gpt_core.tokenizers import tokenizer_names
 
 FORMAT = "1"
-EXTENSION = ".safetensors"
+EXTENSION = run_files.CHECKPOINT_SUFFIX
 TOKENIZER = "tokenizer"
 """Key of the serialized tokenizer, a tensor of bytes."""
 TRAINED = "trained"
@@ -48,7 +48,7 @@ SavedState = dict[str, tuple[str, ...]]
 """Parameters that each state tensor of a checkpoint has values of."""
 
 HUGGING_FACE_CONFIG = "config.json"  # in the folder of a model
-_START = b'{"__metadata__":{"header_sha256":"'
+_START = run_files.CHECKPOINT_START
 _DIGITS = slice(safetensors.LENGTH_BYTES + len(_START), safetensors.LENGTH_BYTES + len(_START) + 64)
 _MIN_ENTRY_BYTES = 64  # of one tensor in the header
 _MAX_ENTRY_BYTES = 256  # besides the name of the tensor

@@ -1,7 +1,8 @@
 """Find the files that a name stands for: a file, all files below a folder, or those that match a pattern.
 
 Folders are searched in the order of their names. Links are followed, and each folder is entered once, so that a link to
-a folder above it does no harm. Hidden files and folders, and the program's own caches beside texts, are left out.
+a folder above it does no harm. Hidden files and folders, and what the program itself writes beside texts (caches,
+checkpoints and logs), are left out.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from gpt_core import files
 from gpt_core.errors import CorpusError
+from gpt_core.run_files import is_run_file
 from gpt_core.text.cache_files import is_cache_name
 from gpt_core.text.corpus import require_text, require_unbroken
 
@@ -111,8 +113,9 @@ def _entries(folder: Path, pattern: str = "*") -> list[Path]:
     except (OSError, ValueError) as error:
         raise CorpusError(f"{folder} cannot be read: {files.reason(error)}", "; name another folder") from None
     show_hidden = pattern.startswith(".")
-    return [
+    paths = [
         folder / name
         for name in sorted(fnmatch.filter(names, pattern))
         if not is_cache_name(name) and (show_hidden or not name.startswith("."))
     ]
+    return [path for path in paths if not is_run_file(path)]

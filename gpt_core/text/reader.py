@@ -246,17 +246,36 @@ def _require_named_kind(path: Path, head: bytes, suffix: str) -> None:
 
 def _not_text(path: Path, source: TextSource, kind: str, remedy: str) -> CorpusError:
     message = f"{path} is not plain text: got {kind}, expected UTF-8; {remedy}, or {USE_AS_BYTES}"
-    if len(source.files) > 1:
-        message += f"; to leave it out, name the texts by a pattern such as '{_pattern_without(path, source)}'"
+    if pattern := _pattern_without(path, source):
+        message += f"; to leave it out, name the texts by a pattern such as '{pattern}'"
     return CorpusError(message)
 
 
 def _pattern_without(path: Path, source: TextSource) -> str:
-    """Return a pattern for the files of a source with the most common suffix other than that of `path`."""
-    suffixes = collections.Counter(other.suffix for other in source.files if other.suffix not in ("", path.suffix))
-    suffix = suffixes.most_common(1)[0][0] if suffixes else ".txt"
-    folder = source.name.rstrip("/") if os.path.isdir(source.name) else str(path.parent)
-    return f"{folder}/**/*{suffix}"
+    """Return a pattern for the texts of a source with their most common suffix other than that of `path`; "" if none.
+
+    Only a suffix is named whose first file begins as a text does.
+    """
+    of_suffix: dict[str, list[Path]] = {}
+    for other in source.files:
+        of_suffix.setdefault(other.suffix, []).append(other)
+    for suffix, paths in sorted(of_suffix.items(), key=lambda item: -len(item[1])):
+        if suffix not in ("", path.suffix) and _begins_as_text(paths[0], source):
+            folder = source.name.rstrip("/") if os.path.isdir(source.name) else str(paths[0].parent)
+            return f"{folder}/**/*{suffix}"
+    return ""
+
+
+def _begins_as_text(path: Path, source: TextSource) -> bool:
+    """Return True if the file is text in the encoding of the source, or compressed or in a table as its name says."""
+    try:
+        head, _ = _peek(text_blocks(path))
+    except CorpusError:
+        return False
+    if first := _FIRST_BYTES.get(path.suffix.lower()):
+        return head.startswith(first)
+    encoding = find_encoding(head, source.encoding)
+    return not not_text(head, "" if encoding == UTF8 else encoding)
 
 
 def _rows(path: Path, source: TextSource, raw: Iterator[bytes], rows_read: Progress | None) -> Iterator[bytes]:

@@ -212,7 +212,7 @@ class MainScreen(Screen[None]):
         self.set_focus(self.pane.enter(), scroll_visible=False)
 
     def set_focus(self, widget: Widget | None, scroll_visible: bool = True, from_app_focus: bool = False) -> None:
-        """Focus a widget, unless it is in a hidden tab: `Widget.focus` is deferred, and the tab may change meanwhile."""
+        """Focus a widget, unless it is in a hidden tab: `Widget.focus` is deferred until the next message."""
         panes = self.query_one("#panes", ContentSwitcher)
         if widget is None or panes not in widget.ancestors or self.pane in widget.ancestors:
             super().set_focus(widget, scroll_visible, from_app_focus)

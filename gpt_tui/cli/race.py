@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from gpt_core import files
+from gpt_core import files, run_files
 from gpt_core.bench.race import Case, CaseResult, Curve, Difference, curve_of, race_cases, race_results
 from gpt_core.checkpoints.replacement import METRICS
 from gpt_core.checkpoints.store import CheckpointStore, resume_candidates
@@ -36,7 +36,7 @@ from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.formatting import counted, integer
 from gpt_tui.shared.sanitize import one_line
 
-FOLDER, MANIFEST = "race", "race.json"
+FOLDER, MANIFEST = "race", run_files.RACE
 NO_SCORE = "–"
 MAX_SEEDS = 1000
 MAX_MANIFEST_BYTES = 1 << 24

@@ -46,6 +46,22 @@ def test_a_folder_is_all_files_below_it_by_name_without_hidden_ones_and_caches(f
     assert names(str(folder)) == [str(folder.parent / name) for name in ALL]
 
 
+def test_what_runs_write_into_a_folder_is_left_out(folder: Path) -> None:
+    (folder / "sub" / "metrics.jsonl").write_bytes(b'{"event":"started","step":0}\n')
+    (folder / "sub" / "metrics.previous.jsonl").write_bytes(b"")
+    (folder / "sub" / "my choice.safetensors").write_bytes(bytes(8) + b'{"__metadata__":{"header_sha256":"0')
+    (folder / "race.json").write_bytes(b'{\n "requested": {\n}}')
+    assert names("texts") == names("texts/**") == ALL
+    assert names("texts/sub/metrics.jsonl") == ["texts/sub/metrics.jsonl"]
+
+
+def test_texts_with_the_names_of_files_of_a_run_are_found(folder: Path) -> None:
+    (folder / "metrics.jsonl").write_bytes(b'{"text": "event"}\n')
+    (folder / "race.json").write_bytes(b'{"text": "event"}\n')
+    (folder / "z.safetensors").write_bytes(b"text")
+    assert set(names("texts")) == {*ALL, *(f"texts/{name}" for name in ("metrics.jsonl", "race.json", "z.safetensors"))}
+
+
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [

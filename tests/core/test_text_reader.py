@@ -274,8 +274,18 @@ def test_what_is_no_text_is_refused_with_what_it_looks_like(
             message = refusal(source, function)
             assert f"b/{name}" in message
             assert expected in message
-    if "is not plain text" in message:
+    if "is not plain text" in message and not name.endswith(".txt"):
         assert message.endswith(f"to leave it out, name the texts by a pattern such as '{tmp_path}/t/**/*.txt'")
+
+
+def test_the_pattern_that_leaves_a_file_out_has_the_suffix_of_a_text(tmp_path: Path) -> None:
+    for number in range(3):
+        file(tmp_path / "t" / f"{number}.png", b"\x89PNG\r\n\x1a\n" + bytes(99))
+    file(tmp_path / "t" / "a.pdf", b"%PDF-1.7")
+    file(tmp_path / "t" / "b.md", b"text")
+    assert refusal(text_source(tmp_path / "t"), text_sha256).endswith(f"such as '{tmp_path}/t/**/*.md'")
+    (tmp_path / "t" / "b.md").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(99))
+    assert refusal(text_source(tmp_path / "t"), text_sha256).endswith("to use its bytes as they are")
 
 
 def test_reading_many_files_reports_one_progress(mixed: Path) -> None:

@@ -110,6 +110,20 @@ def test_a_folder_with_a_file_that_is_no_text_is_refused_in_one_line(mixed: Path
     )
 
 
+def test_a_run_on_its_own_folder_is_resumed_and_evaluated_on_the_same_text(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("".join(f"{line}\n" for line in LINES * 20))
+    on_folder = (*tiny(), "--train-file", ".", "--models-dir", ".")
+    assert run_program("train", "--max-steps", "3", *on_folder, cwd=tmp_path).returncode == 0
+    resumed = run_program("train", "--resume", "./ckpt_latest.safetensors", "--max-steps", "4", cwd=tmp_path)
+    assert (resumed.returncode, "text" in resumed.stderr) == (0, False), resumed.stderr
+    for command in (
+        ("evaluate", "--model", "best_model.safetensors"),
+        ("train", "--max-steps", "1", "--overwrite", *on_folder),
+    ):
+        run = run_program(*command, cwd=tmp_path)
+        assert run.returncode == 0, run.stderr
+
+
 @pytest.mark.slow
 def test_a_run_on_one_file_of_a_folder_equals_a_run_on_the_file(mixed: Path) -> None:
     text = "".join(f"{line}\n\n" for line in LINES * 20)
