@@ -141,6 +141,10 @@ async def test_only_the_end_of_a_huge_paste_is_inserted_and_a_notification_repor
         assert notified == ["a prompt holds 65,536 characters: pasted the last 65,535 of 100,003"]
         assert len(prompt.text) == MAX_PROMPT_CHARACTERS
         assert prompt.text.endswith("line\nend")
+        prompt.post_message(events.Paste("more"))
+        await bench.until(lambda: len(notified) > 1)
+        assert notified[1:] == ["nothing was pasted: the prompt is full (65,536 characters)"]
+        assert prompt.text.endswith("line\nend")
 
 
 async def test_a_long_prompt_is_shown_by_its_end(tmp_path: Path):

@@ -82,7 +82,12 @@ class PromptArea(TextArea, inherit_bindings=False):
         text = pasted_text(event.text)
         room = max(0, MAX_PROMPT_CHARACTERS - len(self.text) + len(self.selected_text))
         event.text = text[len(text) - room :] if len(text) > room else text
-        if len(text) > room:
+        if text and not room:
+            self.notify(
+                f"nothing was pasted: the prompt is full ({integer(MAX_PROMPT_CHARACTERS)} characters)",
+                severity="warning",
+            )
+        elif len(text) > room:
             self.notify(
                 f"a prompt holds {integer(MAX_PROMPT_CHARACTERS)} characters: pasted the last {integer(room)} of "
                 f"{integer(len(text))}",
