@@ -48,6 +48,9 @@ while header := sys.stdin.buffer.read(5):
         if payload == b"h":
             send(b"D", b"hangs\\n")
             time.sleep(10**6)
+        if payload == b"k":
+            print("short of memory", file=sys.stderr, flush=True)
+            os.kill(os.getpid(), 9)
         if payload == b"!":
             sys.exit("it failed: " + "x" * 9)
         meta(type="title", title=f"step {typed}")

@@ -258,6 +258,28 @@ async def test_the_page_shows_why_the_app_failed(tmp_path):
         assert server.session.exit_code == EXIT_FAILED
 
 
+async def test_the_page_and_the_terminal_say_that_the_app_was_killed(tmp_path, capfd):
+    async with serving(tmp_path) as (server, session):
+        page = await BrowserPage.open(session, server.public_url)
+        await page.type("k")
+        killed = "gpt-tui was killed (signal 9); the steps since the last save are lost"
+        assert await page.read_to_the_end() == {"reason": "ended", "text": f"short of memory\n{killed}"}
+        assert killed in capfd.readouterr().err
+        assert server.session.exit_code == EXIT_FAILED
+
+
+async def test_the_largest_paste_of_the_page_reaches_the_app(tmp_path):
+    found = re.search(r"MAX_PASTE = ([0-9_]+);", (PAGE / "page.js").read_text())
+    assert found
+    paste = "\u3042" * int(found[1])  # `BrowserPage` sends 6 bytes for each
+    async with serving(tmp_path) as (server, session):
+        page = await BrowserPage.open(session, server.public_url)
+        await page.read_until("drawn")
+        await page.send("hidden")  # where the app writes what it was sent
+        await page.type(f"\x1b[200~{paste}\x1b[201~")
+        await page.receive_until(lambda: page.titles[-1:] == ["step 1"], "the title after the paste")
+
+
 async def test_stopping_the_server_stops_the_app_and_the_page_shows_a_notice(tmp_path, capfd):
     async with serving(tmp_path) as (server, session):
         page = await BrowserPage.open(session, server.public_url)
@@ -330,7 +352,18 @@ async def test_a_file_is_downloaded_once_under_its_name(tmp_path):
 async def test_messages_that_are_not_well_formed_are_ignored(tmp_path):
     async with serving(tmp_path) as (server, session):
         page = await BrowserPage.open(session, server.public_url)
-        for text in ("", "{", "[]", "[[]]", "7", '["stdin"]', '["stdin", 7]', '["resize", {"width": "x"}]', '{"a": 1}'):
+        for text in (
+            "",
+            "{",
+            "[]",
+            "[[]]",
+            "[" * 200_000,
+            "7",
+            '["stdin"]',
+            '["stdin", 7]',
+            '["resize", {"width": "x"}]',
+            '{"a": 1}',
+        ):
             await page.websocket.send_str(text)
         await page.send("stdin", "\ud800")
         await page.type("a")

@@ -127,6 +127,26 @@ async def test_pasted_text_shift_enter_and_copying_work_as_in_a_browser(tmp_path
         assert "drawn 142x38" in await page.evaluate("navigator.clipboard.readText()")
 
 
+async def test_a_paste_that_is_too_large_is_refused_and_the_page_stays_connected(tmp_path):
+    async with serving(tmp_path) as (server, _session), chromium() as context:
+        page = await context.new_page()
+        frames: list[Any] = []
+        page.on("websocket", lambda opened: opened.on("framesent", lambda frame: frames.append(frame)))
+        await page.goto(server.public_url)
+        await shown(page)
+        await page.evaluate("""() => {
+            const clipboardData = new DataTransfer();
+            clipboardData.setData("text/plain", "x".repeat(5_000_001));
+            const event = new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true });
+            document.querySelector(".xterm-helper-textarea").dispatchEvent(event);
+        }""")
+        notice = await page.inner_text("#notice")
+        assert notice == "nothing was pasted: got 5,000,001 characters, expected at most 5,000,000"
+        await page.keyboard.press("y")
+        await sent(page, frames, '["stdin","y"]')
+        assert not any("xxx" in str(frame) for frame in frames)
+
+
 async def test_a_file_of_the_app_is_downloaded(tmp_path):
     async with serving(tmp_path) as (server, _session), chromium() as context:
         page = await context.new_page()

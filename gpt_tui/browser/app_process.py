@@ -48,7 +48,7 @@ class AppProcess(AppService):
         self._is_killed = False
         self.exit_code: int | None = None
         self.exit_message = ""
-        """Output of the app on standard error"""
+        """Output of the app on standard error, and how it was killed if it was"""
 
     async def start(self, width: int, height: int) -> None:
         """Start the process. `run` relays its output."""
@@ -77,6 +77,9 @@ class AppProcess(AppService):
         self.exit_code = await process.wait()
         if self._is_killed:
             self.exit_message = "gpt-tui did not respond and was ended without a save"
+        elif self.exit_code < 0:
+            killed = f"gpt-tui was killed (signal {-self.exit_code}); the steps since the last save are lost"
+            self.exit_message = "\n".join(filter(None, [self.exit_message, killed]))
 
     async def repaint(self, width: int, height: int) -> None:
         """Let the app draw everything, at this size."""

@@ -29,6 +29,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 PAGE = Path(__file__).parent / "page"
 HEARTBEAT_S = 15.0
+MAX_MESSAGE_BYTES = 32 << 20  # 6 bytes per character of the largest paste that the page sends
 LAST_MESSAGE_S = 2.0  # for the page to receive why the server ends
 HTTP_PORT = 80  # browsers leave it out of the Host header
 STOP_CODES = {"SIGINT": EXIT_INTERRUPTED, "SIGTERM": EXIT_TERMINATED, "SIGHUP": EXIT_TERMINATED}
@@ -155,7 +156,7 @@ class PageServer(Server):
 
     async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
         """Connect a page to the app."""
-        websocket = web.WebSocketResponse(heartbeat=HEARTBEAT_S)
+        websocket = web.WebSocketResponse(heartbeat=HEARTBEAT_S, max_msg_size=MAX_MESSAGE_BYTES)
         await websocket.prepare(request)
         page = PageConnection(websocket, self._session.repaint)
         writer = asyncio.create_task(page.write())

@@ -99,7 +99,7 @@ class AppSession:
         app = self._app
         try:
             content = json.loads(message)
-        except ValueError:
+        except (ValueError, RecursionError):
             return
         if app is None or page is not self._page:
             return

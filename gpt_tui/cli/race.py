@@ -180,7 +180,7 @@ def read_manifest(folder: Path) -> Manifest | None:
         return None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {files.reason(error)}; choose another --models-dir") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(
             f"{path} is not of a race ({one_line(str(error), 200)}); choose another --models-dir"
         ) from None

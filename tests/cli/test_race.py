@@ -184,8 +184,9 @@ def test_invalid_options_are_one_line_errors(
     assert not Path("race").exists()
 
 
-def test_a_damaged_manifest_is_a_one_line_error(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("damaged", ["{}", '{"requested": {"seed": ' + "[" * 100_000])
+def test_a_damaged_manifest_is_a_one_line_error(capsys: pytest.CaptureFixture[str], damaged: str) -> None:
     Path("race").mkdir()
-    Path("race/race.json").write_text("{}")
+    Path("race/race.json").write_text(damaged)
     assert race() == 2
     assert "race/race.json is not of a race" in capsys.readouterr().err

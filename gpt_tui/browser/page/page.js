@@ -4,6 +4,8 @@
 
 const RETRY_MS = 2000;
 const SHIFT_ENTER = "\x1b[13;2u";
+const MAX_PASTE = 5_000_000; // characters; the server closes the connection at a larger message
+const NOTICE_MS = 10_000;
 const FONT_SIZES = { min: 6, default: 16, max: 60 };
 
 const ENDINGS = {
@@ -160,6 +162,24 @@ function onKey(event) {
   }
 }
 
+let noticeTimer = 0;
+
+function showNotice(text) {
+  element("notice").textContent = text;
+  element("notice").hidden = false;
+  clearTimeout(noticeTimer);
+  noticeTimer = setTimeout(() => (element("notice").hidden = true), NOTICE_MS);
+}
+
+function onPaste(event) {
+  const { length } = event.clipboardData.getData("text/plain");
+  if (length <= MAX_PASTE) return;
+  event.stopImmediatePropagation();
+  event.preventDefault();
+  const [got, expected] = [length, MAX_PASTE].map((count) => count.toLocaleString("en"));
+  showNotice(`nothing was pasted: got ${got} characters, expected at most ${expected}`);
+}
+
 function prepareTerminal() {
   const asked = Number(new URLSearchParams(window.location.search).get("fontsize")) || FONT_SIZES.default;
   const terminal = element("terminal");
@@ -169,6 +189,7 @@ function prepareTerminal() {
 
 document.addEventListener("DOMContentLoaded", prepareTerminal);
 document.addEventListener("keydown", onKey, { capture: true });
+document.addEventListener("paste", onPaste, { capture: true });
 document.addEventListener("visibilitychange", sendVisibility);
 document.addEventListener("mouseup", focusTerminal);
 window.addEventListener("focus", focusTerminal);
