@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -35,6 +35,7 @@ from gpt_core.training.events import (
     FullEvalCompleted,
     PlanMade,
     RunFinished,
+    RunStarted,
     StepCompleted,
 )
 from gpt_core.training.fine_tuning import resolve_new
@@ -130,6 +131,40 @@ class CaseResult(msgspec.Struct, frozen=True):
     tokens_per_s: float
     equal_time: Difference | None = None
     equal_tokens: Difference | None = None
+
+
+def events_in_race(events: Iterable[AnyEvent], settings: Settings) -> Iterator[AnyEvent]:
+    """Yield the events of a run up to its end in the race: what a later resume has added to the log is left out.
+
+    Args:
+        events: Events of the log of the run.
+        settings: Settings of the run in the race; the folder is named in errors.
+
+    Raises:
+        ConfigError: The run was trained with other limits than the race's before it ended.
+    """
+    for event in events:
+        if other := _other_limit(event, settings):
+            limit = f"minutes={settings.minutes:g}" if settings.minutes else f"max_steps={settings.max_steps}"
+            raise ConfigError(
+                f"{settings.models_dir}: got a run with {other}, expected {limit}, as in the race; move or delete this "
+                "folder, and the same command trains the run again"
+            )
+        yield event
+        if isinstance(event, RunFinished) and event.reason != "stopped":
+            return
+
+
+def _other_limit(event: AnyEvent, settings: Settings) -> str:
+    """Return the limit of a run that is not that of the race, as far as an event shows it, else ""."""
+    match event:
+        case RunStarted() if event.minutes and event.minutes != settings.minutes:
+            return f"minutes={event.minutes:g}"
+        case RunStarted() if not event.minutes and (settings.minutes or event.max_steps > settings.max_steps):
+            return f"max_steps={event.max_steps}"
+        case RunFinished("max_steps") if event.step != settings.max_steps:
+            return f"max_steps={event.step}"
+    return ""
 
 
 def curve_of(events: Iterable[AnyEvent]) -> Curve:

@@ -18,7 +18,16 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gpt_core import files, run_files
-from gpt_core.bench.race import Case, CaseResult, Curve, Difference, curve_of, race_cases, race_results
+from gpt_core.bench.race import (
+    Case,
+    CaseResult,
+    Curve,
+    Difference,
+    curve_of,
+    events_in_race,
+    race_cases,
+    race_results,
+)
 from gpt_core.checkpoints.replacement import METRICS
 from gpt_core.checkpoints.store import CheckpointStore, resume_candidates
 from gpt_core.config.resolve import Overrides
@@ -67,8 +76,8 @@ class RaceRun(NamedTuple):
         return msgspec.structs.replace(self.case.settings, seed=self.seed, models_dir=str(self.folder))
 
     def curve(self) -> Curve:
-        """Return the scores in its log. Raises ConfigError if the log cannot be read."""
-        return curve_of(read_metrics(self.folder / METRICS))
+        """Return the scores in its log. Raises ConfigError if it cannot be read, or the run has had other limits."""
+        return curve_of(events_in_race(read_metrics(self.folder / METRICS), self.settings))
 
 
 class RaceReporter:

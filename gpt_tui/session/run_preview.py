@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from gpt_core import run_files
 from gpt_core.checkpoints.store import CheckpointStore, DamagedCheckpoint, chat_candidates, resume_candidates
 from gpt_core.config.presets import shape_name
 from gpt_core.config.settings import Settings
@@ -121,7 +122,8 @@ def stored_checkpoints(models_dir: str) -> StoredCheckpoints:
 def newest_run(models_dir: str, own: CheckpointInfo | None, around: Path) -> CheckpointInfo | None:
     """Return the checkpoint to resume: the newest of those in and below `models_dir`, else below `around`.
 
-    The default folder is one of those below `around`. Self-tests and runs in training are left out, except for `own`.
+    The default folder is one of those below `around`. Self-tests, runs of a race and runs in training are left out,
+    except for `own`.
 
     Args:
         models_dir: The models folder.
@@ -139,8 +141,11 @@ def newest_run(models_dir: str, own: CheckpointInfo | None, around: Path) -> Che
 
 
 def _resumable(folder: Path) -> CheckpointInfo | None:
-    """Return the checkpoint to resume in a folder; None for a self-test, or while another process trains there."""
-    if is_trained_in(folder):
+    """Return the checkpoint to resume in a folder; None for a self-test, or while another process trains there.
+
+    None also for a run of a race: longer than the others, it could not be compared with them.
+    """
+    if (folder.parent / run_files.RACE).is_file() or is_trained_in(folder):
         return None
     info = stored_checkpoints(str(folder)).resumable
     return None if info is None or info.settings.overfit_tiny else info

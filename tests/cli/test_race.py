@@ -143,6 +143,35 @@ def test_an_interrupted_run_is_resumed_and_equals_an_uninterrupted_one(
     assert [case["bits_per_byte"] for case in again] == [case["bits_per_byte"] for case in whole]
 
 
+def train_on(folder: str, *words: str) -> None:
+    assert cli.main(["train", *tiny("threads=1"), f"--models-dir={folder}", "--resume", *words]) == 0
+
+
+def test_a_run_that_was_trained_on_is_compared_as_it_was_in_the_race(capsys: pytest.CaptureFixture[str]) -> None:
+    race()
+    first = capsys.readouterr().out
+    train_on("race/learning_rate=0.01,seed=0", "--max-steps", "16", "--set", "eval_every_steps=4")
+    capsys.readouterr()
+    assert race() == 0
+    assert capsys.readouterr() == (first, "")
+
+
+def test_a_run_that_was_resumed_with_another_limit_before_its_end_is_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    race()
+    folder = "race/learning_rate=0.01,seed=0"
+    log = Path(folder, "metrics.jsonl")
+    log.write_text("".join(line for line in log.read_text().splitlines(True) if '"finished"' not in line))
+    train_on(folder, "--max-steps", "16")
+    capsys.readouterr()
+    assert race() == 2
+    assert capsys.readouterr().err == (
+        f"gpt-tui: {folder}: got a run with max_steps=16, expected max_steps=8, as in the race; move or delete this "
+        "folder, and the same command trains the run again\n"
+    )
+
+
 def test_another_race_in_the_folder_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     race()
     capsys.readouterr()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 
 from gpt_core.bench.budget_rule import COOLDOWN, Measurements
 from gpt_core.bench.estimate import CorpusStats, StepTime
-from gpt_core.bench.race import Curve, Point, curve_of, difference, race_cases, race_results
+from gpt_core.bench.race import Curve, Point, curve_of, difference, events_in_race, race_cases, race_results
 from gpt_core.config.presets import preset
 from gpt_core.config.resolve import read_overrides
 from gpt_core.errors import ConfigError
@@ -37,6 +38,38 @@ def test_a_curve_has_the_place_of_each_evaluation_and_the_reason_for_the_end() -
     assert curve_of([*events, ev.RunFinished("deadline", 1)]).is_finished
     resumed = [*events, ev.RunFinished("deadline", 1), step]
     assert not curve_of(resumed).is_finished
+
+
+def started(max_steps: int, minutes: float = 0.0) -> ev.RunStarted:
+    return ev.RunStarted(
+        0, 0, "train", "nano", 1, 1, 1, 1, 1, max_steps, 1, 0, "a", "b", "", 0.0, minutes=minutes
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("steps", "minutes", "reason"), [(8, 0.0, "max_steps"), (0, 5.0, "deadline")])
+def test_what_a_resume_adds_after_the_end_of_a_run_is_left_out(steps: int, minutes: float, reason: str) -> None:
+    settings = msgspec.structs.replace(preset("nano"), max_steps=steps, minutes=minutes)
+    stopped = [started(steps, minutes), ev.RunFinished("stopped", 4)]
+    own = [*stopped, started(steps, minutes), ev.RunFinished(reason, 8)]
+    assert list(events_in_race([*own, started(100, 2 * minutes), ev.RunFinished("max_steps", 100)], settings)) == own
+
+
+@pytest.mark.parametrize(
+    ("steps", "minutes", "event", "got", "expected"),
+    [
+        (8, 0.0, started(100), "max_steps=100", "max_steps=8"),
+        (8, 0.0, started(100, 1.5), "minutes=1.5", "max_steps=8"),
+        (8, 0.0, ev.RunFinished("max_steps", 6), "max_steps=6", "max_steps=8"),
+        (0, 5.0, started(100, 10.0), "minutes=10", "minutes=5"),
+        (0, 5.0, started(100), "max_steps=100", "minutes=5"),
+    ],
+)
+def test_a_run_with_another_limit_than_the_race_is_refused(
+    steps: int, minutes: float, event: ev.AnyEvent, got: str, expected: str
+) -> None:
+    settings = msgspec.structs.replace(preset("nano"), max_steps=steps, minutes=minutes, models_dir="race/a,seed=0")
+    with pytest.raises(ConfigError, match=f"^race/a,seed=0: got a run with {got}, expected {expected}, as in the race"):
+        list(events_in_race([event], settings))
 
 
 def timed_step(number: int, elapsed_s: float) -> ev.StepCompleted:

@@ -105,6 +105,20 @@ def test_the_newest_run_below_the_folder_is_offered_to_resume(tmp_path: Path, mo
     assert named.stored.resumable.path.parent == Path("models")
 
 
+def test_a_run_of_a_race_is_not_offered_but_in_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    of_race = "race/dropout=0.1,seed=0"
+    save_run(Path("models"))
+    save_run(Path(of_race))
+    Path("race/race.json").write_text("{}")
+    found = read_preview(preset("nano"), "nano").stored.resumable
+    assert found is not None
+    assert found.path.parent == Path("models")
+    named = read_preview(msgspec.structs.replace(preset("nano"), models_dir=of_race), "nano").stored.resumable
+    assert named is not None
+    assert named.path.parent == Path(of_race)
+
+
 @pytest.mark.parametrize("session_dir", ["", "models"])
 def test_a_run_that_another_process_trains_is_not_offered_after_a_start_that_it_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, session_dir: str
