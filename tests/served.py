@@ -29,6 +29,7 @@ def meta(**values):
     send(b"M", json.dumps(values).encode())
 
 os.write(1, b"__GANGLION__\\n")
+send(b"D", " ".join(["started", *sys.argv[1:], "\\n"]).encode())
 send(b"D", b"\\x1b[?1000h\\x1b[?1006h")  # reports of the mouse
 send(b"D", f"drawn {os.environ['COLUMNS']}x{os.environ['ROWS']}\\n".encode())
 typed = 0
@@ -151,7 +152,8 @@ class Served(PageServer):
     def __init__(self, folder: Path) -> None:
         script = folder / "app.py"
         script.write_text(FAKE_APP)
-        super().__init__([sys.executable, str(script)], HOST, free_port())
+        app = [sys.executable, str(script)]
+        super().__init__([*app, "first"], [*app, "later"], HOST, free_port())
         self.listener = self.listen()
 
     @property
@@ -178,11 +180,12 @@ async def serving(folder: Path) -> AsyncIterator[tuple[Served, aiohttp.ClientSes
 
 
 @contextmanager
-def served_program(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def served_program(folder: Path, *arguments: str, resume: str = "") -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Start `gpt-tui serve` with a tiny model; kill it at the end."""
     write_texts(folder)
     port = free_port()
-    server = start_program("serve", "--port", str(port), *tiny(*arguments), cwd=folder)
+    options = ["--resume", resume] if resume else []
+    server = start_program("serve", "--port", str(port), *tiny(*arguments), *options, cwd=folder)
     try:
         assert server.stdout
         assert f"http://{HOST}:{port}" in server.stdout.readline()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -17,7 +18,7 @@ from gpt_core.formats.checkpoint import verify_checkpoint
 from gpt_tui.cli import main as cli
 from gpt_tui.cli import serve
 from gpt_tui.cli.main import Parser, add_serve
-from tests.program import TIMEOUT_S
+from tests.program import TIMEOUT_S, run_program, tiny, write_texts
 
 aiohttp = pytest.importorskip("aiohttp")
 pytest.importorskip("textual_serve")
@@ -42,6 +43,13 @@ def test_the_options_are_passed_to_the_app():
     expected = ["--set", "layers=2", "--preset=micro", "--models-dir=my runs", "--overfit-tiny", "--resume"]
     assert serve.app_arguments(options(*words)) == expected
     assert serve.app_arguments(options()) == []
+
+
+def test_an_app_after_the_first_does_not_resume_the_same_file_again():
+    given = options("--resume", "runs/best_model.safetensors", "--preset=micro")
+    assert serve.app_arguments(serve.without_resume(given, "runs")) == ["--preset=micro", "--models-dir=runs"]
+    for words in ([], ["--models-dir=runs", "--overfit-tiny"]):
+        assert serve.app_arguments(serve.without_resume(options(*words), "models")) == words
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "-1", "http"])
@@ -239,6 +247,7 @@ async def test_a_second_tab_takes_over_and_the_first_shows_a_notice(tmp_path):
 async def test_an_app_that_was_quit_starts_again_on_request_only(tmp_path, capfd):
     async with serving(tmp_path) as (server, session):
         page = await BrowserPage.open(session, server.public_url)
+        await page.read_until("started first")
         await page.type("q")
         assert await page.read_to_the_end() == {"reason": "ended", "text": "saved at step 7"}
         assert "saved at step 7" in capfd.readouterr().err
@@ -247,6 +256,7 @@ async def test_an_app_that_was_quit_starts_again_on_request_only(tmp_path, capfd
         async with session.post(f"{server.public_url}/start") as answer:
             assert answer.status == 204
         page = await BrowserPage.open(session, server.public_url)
+        await page.read_until("started later")
         await page.read_until("drawn 100x30")
 
 
@@ -411,6 +421,27 @@ async def test_a_run_starts_from_the_set_up_screen_with_a_key_that_browsers_pass
             await page.read_until("F9")
             await page.type("\x1b[20~")
             await wait_for(tmp_path / "models" / "metrics.jsonl", b'"event":"step"')
+
+
+@pytest.mark.slow
+async def test_an_app_after_a_resumed_one_offers_the_newest_checkpoint(tmp_path):
+    write_texts(tmp_path)
+    assert run_program("train", *tiny("max_steps=4"), "--models-dir=runs", cwd=tmp_path).returncode == EXIT_OK
+    first = tmp_path / "runs" / "ckpt_latest.safetensors"
+    shutil.copy(first, tmp_path / "runs" / "first.safetensors")
+    async with aiohttp.ClientSession() as session:
+        with served_program(tmp_path, "max_epochs=100000", resume="runs/first.safetensors") as (_server, url):
+            page = await BrowserPage.open(session, url)
+            await wait_for(tmp_path / "runs" / "metrics.jsonl", b'"step":5')
+            await page.type("q")
+            await page.read_until("Save and quit")
+            await page.type("s")
+            assert "saved" in (await page.read_to_the_end())["text"]
+            step = verify_checkpoint(first).step
+            async with session.post(f"{url}/start"):
+                page = await BrowserPage.open(session, url)
+            await page.read_until(f"Resume (step {step:,}")
+    assert verify_checkpoint(first).step == step > 4
 
 
 @pytest.mark.slow

@@ -39,17 +39,18 @@ class PageServer(Server):
     """Serves the app on a loopback address until a signal stops it.
 
     Args:
-        arguments: Command line of the app.
+        arguments: Command line of the first app.
+        later_arguments: Command line of each app that the page starts after it.
         host: Loopback address.
         port: TCP port.
     """
 
-    def __init__(self, arguments: Sequence[str], host: str, port: int) -> None:
+    def __init__(self, arguments: Sequence[str], later_arguments: Sequence[str], host: str, port: int) -> None:
         super().__init__(arguments[0], host=host, port=port, title=TITLE)
         self._hosts = {f"{name}:{port}" for name in (host, "localhost")}
         if port == HTTP_PORT:
             self._hosts |= {host, "localhost"}
-        self._session = AppSession(arguments, self.download_manager)
+        self._session = AppSession(arguments, later_arguments, self.download_manager)
         self._stop_requested = asyncio.Event()
         self._stop_requested_s = 0.0
         self._stop_tasks: set[asyncio.Task[None]] = set()

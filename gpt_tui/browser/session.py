@@ -47,12 +47,14 @@ class AppSession:
     """Starts the app for the first page and connects later pages to it.
 
     Args:
-        arguments: Command line of the app.
+        arguments: Command line of the first app.
+        later_arguments: Command line of each app after it.
         downloads: Files that the app offers for download.
     """
 
-    def __init__(self, arguments: Sequence[str], downloads: DownloadManager) -> None:
+    def __init__(self, arguments: Sequence[str], later_arguments: Sequence[str], downloads: DownloadManager) -> None:
         self._arguments = arguments
+        self._later_arguments = later_arguments
         self._downloads = downloads
         self._page: PageConnection | None = None
         self._size = Size()
@@ -148,7 +150,7 @@ class AppSession:
             set_title=self._set_title, repaint_begins=self._repaint_begins,
         )  # fmt: skip
         await app.start(*self._size)
-        self._app = app
+        self._app, self._arguments = app, self._later_arguments
         self._app_task = asyncio.create_task(self._run(app))
 
     async def _run(self, app: AppProcess) -> None:

@@ -18,13 +18,28 @@ def serve(options: Namespace) -> int:
     """Serve the app until Ctrl+C and return the exit code. Raises InputError, or MissingPackageError."""
     if not (options.port.isdecimal() and MIN_PORT <= int(options.port) <= MAX_PORT):
         raise InputError(f"--port: got {options.port!r}, expected a whole number from {MIN_PORT} to {MAX_PORT}")
-    requested_run(options, requested_settings(options))  # report errors in the options here, not on the page
+    # report errors in the options here, not on the page
+    models_dir = requested_run(options, requested_settings(options)).settings.models_dir
     try:
         from gpt_tui.browser.server import PageServer
     except ModuleNotFoundError as error:
         raise MissingPackageError(str(error.name), "serve") from None
-    server = PageServer([sys.executable, "-m", "gpt_tui", *app_arguments(options)], HOST, int(options.port))
+    app = [sys.executable, "-m", "gpt_tui"]
+    later = app_arguments(without_resume(options, models_dir))
+    server = PageServer([*app, *app_arguments(options)], [*app, *later], HOST, int(options.port))
     return asyncio.run(server.serve_until_stopped(server.listen()))
+
+
+def without_resume(options: Namespace, models_dir: str) -> Namespace:
+    """Return the options of the apps after the first: another resume of the same file would replace newer steps.
+
+    Args:
+        options: Options of `gpt-tui serve`.
+        models_dir: Folder of the run to resume, in which such an app offers the newest checkpoint.
+    """
+    return (
+        options if options.resume is None else Namespace(**{**vars(options), "resume": None, "models_dir": models_dir})
+    )
 
 
 def app_arguments(options: Namespace) -> list[str]:
