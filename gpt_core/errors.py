@@ -26,8 +26,6 @@ def shown(value: object) -> str:
         return "a table" if isinstance(value, dict) else "a list"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, float):
-        return repr(value).removesuffix(".0")
     try:
         words = repr(value)
     except ValueError:  # an integer of thousands of digits
@@ -127,7 +125,7 @@ class RunExistsError(InputError):
 
 
 class FolderInUseError(InputError):
-    """Another process trains in the models folder."""
+    """Another run trains in the models folder."""
 
 
 class SaveError(GptError):

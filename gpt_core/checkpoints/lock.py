@@ -102,11 +102,9 @@ class FolderLock:
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         file = os.fdopen(os.open(self._path, flags, 0o666), "r+b", buffering=0)
         if not _try_lock(file):
-            holder = _describe_holder(file)
+            reason, remedy = _describe_holder(file)
             file.close()
-            raise FolderInUseError(
-                f"{self._folder} is in use: {holder}", ", or choose another folder with --models-dir"
-            )
+            raise FolderInUseError(f"{self._folder} is in use: {reason}", remedy)
         _set_open_file_lock(file, locked=True)
         self._file, self._pid = file, os.getpid()
         try:
@@ -236,15 +234,20 @@ def _describe_this_process() -> str:
     return "\n".join([str(os.getpid()), platform.node(), command, _this_namespace()]) + "\n"
 
 
-def _describe_holder(file: IO[bytes]) -> str:
-    """Return who holds the lock and what to stop, for an error message, from the contents of the lock file."""
-    holder = _read_holder(file)
+def _describe_holder(file: IO[bytes]) -> tuple[str, str]:
+    """Return who holds the lock and what to do, as reason and remedy of an error, from the contents of the lock file.
+
+    A second run of one process is one of the library: nothing else starts it before it has closed the first.
+    """
+    holder, another_folder = _read_holder(file), ", or choose another folder with --models-dir"
     if holder is None:
-        return "another process is training there; stop it"
+        return "another process is training there; stop it", another_folder
+    if holder.is_here and holder.pid == os.getpid():
+        return "an earlier run of this process holds it; call its close(), or set models_dir to another folder", ""
     command = f" ({holder.command})" if holder.command else ""
     if holder.is_here:
-        return f"process {holder.pid} is training there{command}; stop it"
-    return f"a process {holder.place} is training there{command}; stop that run"
+        return f"process {holder.pid} is training there{command}; stop it", another_folder
+    return f"a process {holder.place} is training there{command}; stop that run", another_folder
 
 
 def _try_lock(file: IO[bytes]) -> bool:

@@ -195,7 +195,10 @@ def checked(key: str, value: object, source: str = "") -> object:
     if accepted is None or (choices and accepted not in choices):
         near = closest(value, choices) if choices else _with_decimal_point(key, value)
         hint = f"; did you mean {near}?" if near else ""
-        raise ConfigError(f"{key}: got {shown(value)}, expected {expected(key)}{hint}{where}")
+        got = shown(value)
+        if isinstance(fields()[key].kind, inspect.FloatType):
+            got = got.removesuffix(".0")  # a whole number, as typed
+        raise ConfigError(f"{key}: got {got}, expected {expected(key)}{hint}{where}")
     words = accepted if isinstance(accepted, tuple) else (accepted,) if isinstance(accepted, str) else ()
     if unstorable := next((word for word in words if not _is_storable(word)), ""):
         kind = "folder" if key == "models_dir" else "file"

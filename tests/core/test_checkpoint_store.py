@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from gpt_core.checkpoints.lock import lock_holder
 from gpt_core.checkpoints.store import CheckpointStore, DamagedCheckpoint, chat_candidates, resume_candidates
 from gpt_core.config.presets import preset
 from gpt_core.errors import ConfigError, FolderInUseError, RunExistsError, SaveError
@@ -172,8 +173,6 @@ def test_prepare_leaves_every_log_in_place(store):
 
 
 def test_a_second_trainer_is_rejected_with_the_name_of_the_first(store):
-    with pytest.raises(FolderInUseError, match=f"process {os.getpid()} is training there"):
-        CheckpointStore(store.folder).prepare("run-b", new_run=True)
     code = (
         "import sys; from gpt_core.checkpoints.store import CheckpointStore as S;"
         "S(sys.argv[1]).prepare('x', new_run=True)"
@@ -189,8 +188,18 @@ def test_the_lock_names_the_present_holder_alone(tmp_path):
     (tmp_path / ".lock").write_text("99999999999999\n")
     with CheckpointStore(tmp_path) as store:
         store.prepare("run-a", new_run=True)
-        with pytest.raises(FolderInUseError, match=f"process {os.getpid()} is"):
-            CheckpointStore(tmp_path).prepare("run-b", new_run=True)
+        holder = lock_holder(tmp_path)
+        assert holder is not None
+        assert holder.pid == os.getpid()
+
+
+def test_a_second_run_of_one_process_is_rejected_with_the_call_that_helps(store):
+    with pytest.raises(FolderInUseError) as caught:
+        CheckpointStore(store.folder).prepare("run-b", new_run=True)
+    assert str(caught.value) == (
+        f"{store.folder} is in use: an earlier run of this process holds it; call its close(), or set models_dir to "
+        "another folder"
+    )
 
 
 def test_the_lock_is_released_when_its_process_is_killed(tmp_path):

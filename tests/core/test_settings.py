@@ -192,6 +192,7 @@ def test_fractions_booleans_and_code_are_not_whole_numbers():
             f"batch_size: got {word!r}, expected a whole number"
         )
     assert refusal(options={"batch_size": True}).startswith("batch_size: got true")
+    assert refusal(options={"batch_size": 8.0}).startswith("batch_size: got 8.0, expected a whole number")
 
 
 def test_an_assignment_without_a_value_is_rejected():
