@@ -52,6 +52,8 @@ class RunEstimate(NamedTuple):
         time: Time per step; None until measured.
         time_problem: Why `time` is None.
         hosts: Host of each rank that trains; empty for one process.
+        existing_run: The run that this one would replace, "" for none.
+        unusable: Setting that names a text or checkpoint which cannot be used, "" for none.
     """
 
     settings: Settings | None = None
@@ -62,12 +64,25 @@ class RunEstimate(NamedTuple):
     time: StepTime | None = None
     time_problem: str = TIMING
     hosts: tuple[str, ...] = ()
+    existing_run: str = ""
+    unusable: str = ""
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Error message of the setting that names a text or checkpoint which cannot be used."""
+        return {self.unusable: f"{self.unusable}: {self.texts_problem}"} if self.unusable else {}
 
 
-def same_texts(estimate: RunEstimate, settings: Settings) -> bool:
-    """Return True if the statistics of the texts are also valid for other settings."""
-    before = estimate.settings
-    return before is not None and all(getattr(before, name) == getattr(settings, name) for name in TEXT_SETTINGS)
+def estimate_after(before: RunEstimate, settings: Settings) -> RunEstimate:
+    """Return what is known of a run from the estimate of another one, which may have the same texts or folder."""
+    estimate = RunEstimate(settings)
+    if before.settings is None:
+        return estimate
+    if all(getattr(before.settings, name) == getattr(settings, name) for name in TEXT_SETTINGS):
+        estimate = estimate._replace(texts=before.texts, texts_problem=before.texts_problem, unusable=before.unusable)
+    if before.settings.models_dir == settings.models_dir:
+        estimate = estimate._replace(existing_run=before.existing_run)
+    return estimate
 
 
 class MemoryHere(NamedTuple):

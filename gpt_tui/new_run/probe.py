@@ -1,4 +1,4 @@
-"""Probe of the set-up screen: finds the tokens of the text, the time per step and an existing run, in a thread.
+"""Probe of a run: finds the tokens of the text, the time per step and an existing run in a thread, for its estimate.
 
 A new request stops the one before it. Only one thread measures at a time.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from textual.message import Message
 
@@ -18,7 +18,7 @@ from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError, GptError, reason_of
 from gpt_core.kernels import compute_threads
 from gpt_core.training.request import RunRequest
-from gpt_tui.new_run.estimate import memory_here, memory_problem
+from gpt_tui.new_run.estimate import RunEstimate, estimate_after, memory_here, memory_problem
 from gpt_tui.session.run_preview import existing_run
 from gpt_tui.shared.sanitize import one_line
 
@@ -85,43 +85,12 @@ def choose_in_thread(choose: Callable[[], RunRequest], post: Callable[[Message],
     threading.Thread(target=run, daemon=True).start()
 
 
-class FolderSeen(Message, bubble=False):
-    """The models folder of request `number` was read.
-
-    Attributes:
-        existing_run: The run that a new one would replace, "" for none.
-    """
-
-    def __init__(self, number: int, models_dir: str, existing_run: str) -> None:
-        super().__init__()
-        self.number = number
-        self.models_dir = models_dir
-        self.existing_run = existing_run
-
-
-class TextsRead(Message, bubble=False):
-    """The texts of request `number` were read; `problem` says why not, and `setting` names what cannot be used."""
-
-    def __init__(self, number: int, texts: CorpusStats | None, problem: str = "", setting: str = "") -> None:
-        super().__init__()
-        self.number = number
-        self.texts = texts
-        self.problem = problem
-        self.setting = setting
-
-
-class StepTimed(Message, bubble=False):
-    """A step of request `number` was timed; `problem` says why not."""
-
-    def __init__(self, number: int, time: StepTime | None, problem: str = "") -> None:
-        super().__init__()
-        self.number = number
-        self.step_time = time
-        self.problem = problem
+class EstimateChanged(Message, bubble=False):
+    """The estimate of a prober has changed. Posted by its thread."""
 
 
 class Prober:
-    """Runs probes. Posts FolderSeen, TextsRead and StepTimed with the number of the request.
+    """Estimates a run in a thread, which posts EstimateChanged after each result.
 
     Args:
         probes: Functions to call.
@@ -131,32 +100,58 @@ class Prober:
     def __init__(self, probes: Probes, post: Callable[[Message], object]) -> None:
         self._probes = probes
         self._post = post
-        self._number = 0
+        self._estimate = RunEstimate()
         self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        """Held while the estimate or its request changes, so that a request has no results of the one before."""
         self._timing_lock = threading.Lock()
         self._times = probes.time if isinstance(probes.time, StepTimes) else StepTimes(probes.time)
 
-    def known_time(self, settings: Settings) -> StepTime | None:
-        """Return the time per step if it was measured before."""
-        return self._times.known(settings)
+    @property
+    def estimate(self) -> RunEstimate:
+        """The estimate as far as it is known, of no run after `clear`."""
+        return self._estimate
 
-    def start(self, settings: Settings) -> int:
-        """Start a probe of a run's folder, text and speed. Returns the number of the request."""
-        self.cancel()
-        self._number += 1
-        self._stopped = threading.Event()
+    def start(self, settings: Settings) -> None:
+        """Estimate a run, unless it is the one of the last request and that was not stopped.
+
+        What is known already is kept: statistics of the same texts, the time per step if it was measured before.
+        """
+        if settings == self._estimate.settings and not self._stopped.is_set():
+            return
+        with self._lock:
+            self._stopped.set()
+            stopped = self._stopped = threading.Event()
+            self._estimate = estimate_after(self._estimate, settings)._replace(
+                threads=threads_of(settings), free_bytes=self._probes.free_memory(), time=self._times.known(settings),
+                hosts=self._probes.hosts,
+            )  # fmt: skip
         # a daemon thread, so that the program exits without waiting for a pass
-        threading.Thread(target=self._probe, args=(settings, self._number, self._stopped), daemon=True).start()
-        return self._number
+        threading.Thread(target=self._probe, args=(settings, stopped), daemon=True).start()
 
     def cancel(self) -> None:
-        """Stop the probe in progress after its current pass."""
-        self._stopped.set()
+        """Stop the probe in progress after its current pass; the next request starts it again."""
+        with self._lock:
+            self._stopped.set()
 
-    def _probe(self, settings: Settings, number: int, stopped: threading.Event) -> None:
+    def clear(self) -> None:
+        """Stop the probe in progress, and discard the estimate."""
+        with self._lock:
+            self._stopped.set()
+            self._estimate = RunEstimate()
+
+    def _found(self, stopped: threading.Event, **results: Any) -> None:
+        """Add results to the estimate, unless their request was stopped."""
+        with self._lock:
+            if stopped.is_set():
+                return
+            self._estimate = self._estimate._replace(**results)
+        self._post(EstimateChanged())
+
+    def _probe(self, settings: Settings, stopped: threading.Event) -> None:
         if stopped.wait(self._probes.wait_s):
             return
-        self._post(FolderSeen(number, settings.models_dir, self._probes.existing_run(settings.models_dir)))
+        self._found(stopped, existing_run=self._probes.existing_run(settings.models_dir))
         texts, texts_problem, setting = None, "", ""
         try:
             texts = self._probes.texts(settings)
@@ -165,25 +160,23 @@ class Prober:
             setting = "init_from" if isinstance(error, CheckpointError) else getattr(error, "setting", "train_file")
         except Exception as error:
             texts_problem, setting = one_line(f"{type(error).__name__}: {error}", 200), "train_file"
-        self._post(TextsRead(number, texts, texts_problem, setting))
+        self._found(stopped, texts=texts, texts_problem=texts_problem, unusable=setting)
         needed = memory_here(settings, threads_of(settings), texts, self._probes.hosts).total
         problem = memory_problem(needed, self._probes.free_memory())
         if problem:
-            self._post(StepTimed(number, None, problem))
+            self._found(stopped, time=None, time_problem=problem)
         else:
-            self._time(settings, number, stopped)
+            self._time(settings, stopped)
 
-    def _time(self, settings: Settings, number: int, stopped: threading.Event) -> None:
+    def _time(self, settings: Settings, stopped: threading.Event) -> None:
         with self._timing_lock:
             if stopped.is_set():
                 return
+            time, problem = None, ""
             try:
                 time = self._times(settings, stopped.is_set)
             except MemoryError:
-                self._post(StepTimed(number, None, "not timed: not enough memory"))
-                return
+                problem = "not timed: not enough memory"
             except Exception as error:
-                self._post(StepTimed(number, None, f"not timed: {one_line(f'{type(error).__name__}: {error}', 200)}"))
-                return
-            if time is not None:
-                self._post(StepTimed(number, time))
+                problem = f"not timed: {one_line(f'{type(error).__name__}: {error}', 200)}"
+        self._found(stopped, time=time, time_problem=problem)

@@ -18,7 +18,7 @@ from gpt_core.config.settings import Settings
 from gpt_core.errors import ConfigError, GptError
 from gpt_core.home import expand_home
 from gpt_core.training.fine_tuning import nearest_preset
-from gpt_tui.new_run.estimate import READING, RunEstimate, existing_run_note, ready_note, same_texts
+from gpt_tui.new_run.estimate import existing_run_note, ready_note
 from gpt_tui.new_run.fields import (
     INDEPENDENT,
     Validated,
@@ -36,16 +36,7 @@ from gpt_tui.new_run.fields import (
 from gpt_tui.new_run.files import DEFAULT_NAME, config_exists, path_problem, save_config
 from gpt_tui.new_run.form import SetupForm
 from gpt_tui.new_run.panel import EstimatePanel, FieldPanel
-from gpt_tui.new_run.probe import (
-    BudgetChosen,
-    FolderSeen,
-    Prober,
-    Probes,
-    StepTimed,
-    TextsRead,
-    choose_in_thread,
-    threads_of,
-)
+from gpt_tui.new_run.probe import BudgetChosen, EstimateChanged, Prober, Probes, choose_in_thread
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.button_row import ButtonRow
 from gpt_tui.shared.dialogs import Choice, ChoiceScreen
@@ -129,11 +120,8 @@ class SetupScreen(Screen[SetupResult]):
         self._initial = form_state
         self._probes = probes
         self._prober = Prober(probes, self.post_message)
-        self._request_number = 0
         self._existing_run_note = ""
         self._validated = Validated(None, {})
-        self._text_problems: dict[str, str] = {}
-        """Error message of each field that names a text which cannot be used; known once the texts were read."""
         self._typed = form_state.typed
         self._model_reason = form_state.model_reason
         self._measured_for: FormState | None = None
@@ -213,15 +201,13 @@ class SetupScreen(Screen[SetupResult]):
 
     def _validate(self) -> None:
         """Mark the fields, and update the estimate."""
-        form_state, before = self.form_state, self._validated
+        form_state = self.form_state
         self._validated = validate(form_state.texts, path_problem, ranks=max(1, len(self._probes.hosts)))
         if self._validated.settings is None:
-            self._prober.cancel()
-            self.panel.estimate = RunEstimate()
-        elif self._validated.settings != before.settings and self._measured_for is None:
-            self._start_probe(self._validated.settings)
-        if self.panel.estimate.texts_problem == READING:
-            self._text_problems = {}
+            self._prober.clear()
+        elif self._measured_for is None:
+            self._prober.start(self._validated.settings)
+        self.panel.estimate = self._prober.estimate
         self.query_one("#setup-title", Static).update(Content(f" {title(form_state.texts)}"), layout=False)
         self.form.border_subtitle = changed_note(form_state.texts, form_state.preset_name)
         self._show_problems()
@@ -230,12 +216,12 @@ class SetupScreen(Screen[SetupResult]):
     @property
     def _problems(self) -> dict[str, str]:
         """Error message of each field that keeps the run from starting."""
-        return self._validated.problems | self._text_problems
+        return self._validated.problems | self._prober.estimate.problems
 
     @property
     def _startable(self) -> Settings | None:
         """Settings of the run, None while a field keeps it from starting."""
-        return None if self._text_problems else self._validated.settings
+        return None if self._prober.estimate.problems else self._validated.settings
 
     def _show_problems(self) -> None:
         """Mark the invalid fields, and show what they keep from being done."""
@@ -248,16 +234,6 @@ class SetupScreen(Screen[SetupResult]):
         actions = ("begin_run", "save_config", "leave_setup")
         self.query_one(ButtonRow).allow({action for action in actions if self.check_action(action, ())})
         self.refresh_bindings()
-
-    def _start_probe(self, settings: Settings) -> None:
-        self._request_number = self._prober.start(settings)
-        before = self.panel.estimate
-        is_same = same_texts(before, settings)
-        self.panel.estimate = RunEstimate(
-            settings, threads_of(settings), self._probes.free_memory(),
-            texts=before.texts if is_same else None, texts_problem=before.texts_problem if is_same else READING,
-            time=self._prober.known_time(settings), hosts=self._probes.hosts,
-        )  # fmt: skip
 
     def on_descendant_focus(self, _event: events.DescendantFocus) -> None:
         """Explain the focused field."""
@@ -283,32 +259,24 @@ class SetupScreen(Screen[SetupResult]):
         message.stop()
         await self.run_action(message.action)
 
-    # -- probe
+    @on(EstimateChanged)
+    def _estimate_changed(self) -> None:
+        """Show the estimate, a text that cannot be used, and that starting asks because of an existing run."""
+        before, estimate = self.panel.estimate, self._prober.estimate
+        self.panel.estimate = estimate
+        if estimate.problems != before.problems:
+            self._show_problems()
+            self._show_time()
+        if estimate.settings is not None:
+            self._show_existing_run(existing_run_note(estimate.settings.models_dir, estimate.existing_run))
 
-    def on_folder_seen(self, message: FolderSeen) -> None:
-        """Show that starting asks for confirmation because of an existing run."""
-        if message.number != self._request_number:
-            return
-        self._existing_run_note = existing_run_note(message.models_dir, message.existing_run)
-        line = self.query_one("#setup-asks", Static)
-        line.display = bool(self._existing_run_note)
-        line.update(Content(self._existing_run_note))
-        self._show_field()
-
-    def on_texts_read(self, message: TextsRead) -> None:
-        """Show the statistics of the texts, or why there are none."""
-        if message.number == self._request_number:
-            self.panel.estimate = self.panel.estimate._replace(texts=message.texts, texts_problem=message.problem)
-            before = self._text_problems
-            self._text_problems = {message.setting: f"{message.setting}: {message.problem}"} if message.problem else {}
-            if self._text_problems != before:
-                self._show_problems()
-                self._show_time()
-
-    def on_step_timed(self, message: StepTimed) -> None:
-        """Show the measured time per step, or why there is none."""
-        if message.number == self._request_number:
-            self.panel.estimate = self.panel.estimate._replace(time=message.step_time, time_problem=message.problem)
+    def _show_existing_run(self, note: str) -> None:
+        if note != self._existing_run_note:
+            self._existing_run_note = note
+            line = self.query_one("#setup-asks", Static)
+            line.display = bool(note)
+            line.update(Content(note))
+            self._show_field()
 
     # -- time budget
 
@@ -357,7 +325,6 @@ class SetupScreen(Screen[SetupResult]):
                 self.form.use_preset(message.request.preset_name)
             self.form.fill(texts_of(settings) | kept)
             self._model_reason = message.request.model_reason
-        self._validated = Validated(None, {})  # the probe was stopped
         self._validate()
         if message.problem:
             self._show_time(message.problem)

@@ -14,8 +14,8 @@ from gpt_tui.new_run.estimate import (
     REASON,
     TIMING,
     RunEstimate,
+    estimate_after,
     estimate_rows,
-    same_texts,
     step_time,
 )
 from gpt_tui.new_run.panel import wrapped_rows
@@ -86,9 +86,15 @@ def test_the_estimate_shows_a_sample_of_the_text():
 
 def test_text_statistics_are_reused_until_a_text_setting_changes():
     estimate = RunEstimate(NANO, texts=fake_texts(NANO))
-    assert same_texts(estimate, msgspec.structs.replace(NANO, layers=6, attn_lr=0.1))
-    assert not same_texts(estimate, msgspec.structs.replace(NANO, vocab_size=4096))
-    assert not same_texts(RunEstimate(), NANO)
+    assert estimate_after(estimate, msgspec.structs.replace(NANO, layers=6, attn_lr=0.1)).texts == estimate.texts
+    assert estimate_after(estimate, msgspec.structs.replace(NANO, vocab_size=4096)).texts is None
+    assert estimate_after(RunEstimate(texts=estimate.texts), NANO) == RunEstimate(NANO)
+
+
+def test_an_existing_run_is_that_of_its_folder_only():
+    estimate = RunEstimate(NANO, existing_run="a run at step 1,200")
+    assert estimate_after(estimate, msgspec.structs.replace(NANO, layers=6)).existing_run == estimate.existing_run
+    assert estimate_after(estimate, msgspec.structs.replace(NANO, models_dir="other")).existing_run == ""
 
 
 def test_insufficient_memory_is_marked():

@@ -15,7 +15,6 @@ from gpt_core.config.presets import preset
 from gpt_core.config.settings import Settings
 from gpt_core.training.events import SampleWritten, to_json
 from gpt_tui.new_run.estimate import RunEstimate
-from gpt_tui.new_run.probe import StepTimed, TextsRead
 from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.session.log_reader import BestEvaluation
 from gpt_tui.session.phase import Phase
@@ -197,24 +196,12 @@ async def test_nothing_is_measured_during_or_after_a_run(tmp_path: Path):
 
 
 @pytest.mark.slow
-async def test_results_of_an_earlier_measurement_are_ignored(tmp_path: Path):
-    async with running_app(tmp_path) as bench:
-        await bench.until_seen("on this computer")
-        view = bench.app.main.query_one(Welcome)
-        shown = bench.text()
-        view.post_message(TextsRead(-1, None, "gone"))
-        view.post_message(StepTimed(-1, None, "not timed"))
-        await bench.pilot.pause()
-        assert bench.text() == shown
-
-
-@pytest.mark.slow
 async def test_the_estimate_follows_the_configured_settings(tmp_path: Path):
     async with running_app(tmp_path) as bench:
         await bench.until_seen("on this computer")
         view = bench.app.main.query_one(Welcome)
         larger = msgspec.structs.replace(bench.app.main.train.settings, layers=8)
-        before = view._estimate.time
+        before = view._prober.estimate.time
         view.show_preview(view._preview._replace(settings=larger), {"layers": "8"}, view._keys)  # type: ignore[union-attr]
-        await bench.until(lambda: view._estimate.time not in (None, before))
-        assert view._estimate.settings == larger
+        await bench.until(lambda: view._prober.estimate.time not in (None, before))
+        assert view._prober.estimate.settings == larger

@@ -13,8 +13,7 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Static
 
-from gpt_tui.new_run.estimate import RunEstimate
-from gpt_tui.new_run.probe import Prober, Probes, StepTimed, TextsRead, threads_of
+from gpt_tui.new_run.probe import EstimateChanged, Prober, Probes
 from gpt_tui.session.recent_runs import RecentRuns, read_recent_runs
 from gpt_tui.session.run_finder import RunStatus, log_updated_at
 from gpt_tui.session.run_preview import RunPreview
@@ -71,12 +70,10 @@ class Welcome(VerticalScroll):
         super().__init__(id=id)
         self._probes = probes
         self._prober = Prober(probes, self.post_message)
-        self._request_number = 0
         self._preview: RunPreview | None = None
         self._changes: Mapping[str, str] = {}
         self._keys: Mapping[str, str] = {}
         self._model_reason = ""
-        self._estimate = RunEstimate()
         self._recent = RecentRuns()
 
     def compose(self) -> ComposeResult:
@@ -119,23 +116,15 @@ class Welcome(VerticalScroll):
         self._preview, self._changes, self._keys, self._model_reason = preview, changes, keys, model_reason
         self.remove_class("-opening")
         if preview.problem:
-            self.stop_measuring()
-            self._estimate = RunEstimate()
-        elif preview.settings != self._estimate.settings:
-            settings = preview.settings
-            self._request_number = self._prober.start(settings)
-            self._estimate = RunEstimate(
-                settings, threads_of(settings), self._probes.free_memory(), time=self._prober.known_time(settings),
-                hosts=self._probes.hosts,
-            )  # fmt: skip
+            self._prober.clear()
+        else:
+            self._prober.start(preview.settings)
         self._draw()
         self.run_worker(self._read_recent, thread=True, exclusive=True, group="recent", exit_on_error=False)
 
     def stop_measuring(self) -> None:
-        """Stop the measurement: a run needs the processor. The next preview starts it again if it has no result."""
+        """Stop the measurement: a run needs the processor. The next preview starts it again."""
         self._prober.cancel()
-        if self._estimate.time is None:
-            self._estimate = RunEstimate()
 
     def _read_recent(self) -> None:
         if self._preview is not None:
@@ -146,17 +135,9 @@ class Welcome(VerticalScroll):
         self._recent = message.recent
         self._draw()
 
-    def on_texts_read(self, message: TextsRead) -> None:
-        """Show the length of the run, which depends on the texts."""
-        if message.number == self._request_number:
-            self._estimate = self._estimate._replace(texts=message.texts)
-            self._draw()
-
-    def on_step_timed(self, message: StepTimed) -> None:
-        """Show the measured time."""
-        if message.number == self._request_number:
-            self._estimate = self._estimate._replace(time=message.step_time, time_problem=message.problem)
-            self._draw()
+    @on(EstimateChanged)
+    def _estimate_changed(self) -> None:
+        self._draw()
 
     def show_measuring(
         self, minutes: float, preview: RunPreview, keys: Mapping[str, str], *, starts: bool = False
@@ -233,7 +214,7 @@ class Welcome(VerticalScroll):
         has_budget = self._probes.budget is not None
         actions = possible_actions(preview, is_changed=bool(self._changes), has_budget=has_budget)
         rows = fitted_rows(
-            with_estimate(preview_rows(preview, self._changes, self._model_reason), self._estimate),
+            with_estimate(preview_rows(preview, self._changes, self._model_reason), self._prober.estimate),
             self._text_width - LABEL_WIDTH,
             max(4, self.size.height - len(actions) - OTHER_LINES),
         )
