@@ -24,8 +24,9 @@ from gpt_tui.app.app import GptApp
 from gpt_tui.new_run.estimate import existing_run_note, ready_note
 from gpt_tui.new_run.fields import explanation
 from gpt_tui.new_run.form import SetupForm
+from gpt_tui.new_run.form_state import copied_form_state, typed_after
 from gpt_tui.new_run.panel import EstimatePanel
-from gpt_tui.new_run.screen import SetupScreen, copied_form_state, typed_after
+from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.session.phase import Phase
 from gpt_tui.shell.help import HelpScreen
 from gpt_tui.tabs.checkpoints.pane import CheckpointsTab

@@ -12,7 +12,8 @@ from gpt_core.config.presets import preset
 from gpt_core.config.settings import GROUP_RATES
 from gpt_core.training.request import RunRequest
 from gpt_tui.new_run.fields import with_preset
-from gpt_tui.new_run.screen import FormState, SetupResult, SetupScreen
+from gpt_tui.new_run.form_state import FormState, SetupResult
+from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.session.run_preview import RunPreview, newest_run, read_preview, stored_checkpoints
 from gpt_tui.tabs.train.next_run import NextRun
 from gpt_tui.tabs.train.presenter import possible_actions, preview_rows

@@ -14,7 +14,7 @@ from gpt_core.training.fine_tuning import nearest_preset
 from gpt_core.training.request import RunRequest
 from gpt_tui.new_run.fields import INDEPENDENT, named_preset, text_of, validate
 from gpt_tui.new_run.files import path_problem
-from gpt_tui.new_run.screen import FormState, SetupResult, initial_form_state
+from gpt_tui.new_run.form_state import FormState, SetupResult, initial_form_state
 
 
 @dataclass

@@ -21,8 +21,9 @@ from gpt_core.errors import CheckpointError, ConfigError, GptError
 from gpt_core.formats.checkpoint_header import CheckpointInfo, peek_checkpoint
 from gpt_core.training.fine_tuning import full_rates, settings_to_fine_tune
 from gpt_core.training.request import RunRequest
+from gpt_tui.new_run.form_state import FormState, SetupResult, copied_form_state
 from gpt_tui.new_run.probe import BudgetChosen, Probes, choose_in_thread
-from gpt_tui.new_run.screen import FormState, SetupResult, SetupScreen, copied_form_state
+from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.session.controller import Failure, TrainingController
 from gpt_tui.session.overfit_folder import overfit_folder
 from gpt_tui.session.run_preview import RunPreview, read_preview, shown_path, stored_checkpoints
