@@ -141,7 +141,7 @@ def test_a_prompt_that_is_not_utf8_is_refused_however_it_is_read(
         assert (run.returncode, run.stdout, run.stderr) == (2, "", f"gpt-tui: {name}{expected}")
     run = program("chat", "--max-tokens", "2", input=piped)
     assert run.returncode == 2
-    assert run.stderr.startswith("gpt-tui: a line of standard input is not UTF-8: got 0xe9 at byte 7 (line 1); it")
+    assert run.stderr.startswith("gpt-tui: a line of standard input is not UTF-8: got 0xe9 at byte 7 (line 1), the")
 
 
 def test_a_prompt_file_above_the_limit_is_refused(
