@@ -316,7 +316,7 @@ class MainScreen(Screen[None]):
     @on(CheckpointsTab.ResumeRequested)
     def _resume_requested(self, message: CheckpointsTab.ResumeRequested) -> None:
         message.stop()
-        self.train.resume_from(message.path)
+        self.train.resume_from(message.path, message.info)
 
     @on(CheckpointsTab.FineTuneRequested)
     def _fine_tuning_requested(self, message: CheckpointsTab.FineTuneRequested) -> None:

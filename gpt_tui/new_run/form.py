@@ -61,7 +61,10 @@ class FieldNotes(Static):
 
 
 class SetupForm(VerticalScroll, can_focus=False, inherit_bindings=False):
-    """Form with a field per setting. Posts `Changed` when something is typed or selected."""
+    """Form with a field per setting. Posts `Changed` when something is typed or selected.
+
+    Mounting the fields takes most of the time to open the screen, so they follow the rest of it (`show_fields`).
+    """
 
     class Changed(Message):
         """A field has changed.
@@ -76,20 +79,23 @@ class SetupForm(VerticalScroll, can_focus=False, inherit_bindings=False):
             self.preset_chosen = preset_chosen
             self.typed = typed
 
-    def __init__(self, preset_name: str, texts: Mapping[str, str], *, id: str) -> None:
+    def __init__(self, *, id: str) -> None:
         super().__init__(id=id)
         self._fields = (PRESET, *setup_fields())
-        self._preset_name = preset_name
-        self._texts = dict(texts)
+        self._preset_name = ""
+        self._texts: dict[str, str] = {}
 
     def compose(self) -> ComposeResult:
-        """Lay out names and fields: the preset, then all settings."""
+        """Lay out the names of all fields, with room for the fields."""
         with Horizontal(id="setup-rows"):
             yield FieldNames(id="setup-names", markup=False)
-            with Vertical(id="setup-fields"):
-                for field in self._fields:
-                    yield self._box(field)
+            yield Vertical(id="setup-fields")
             yield FieldNotes(id="setup-notes", markup=False)
+
+    async def show_fields(self, preset_name: str, texts: Mapping[str, str]) -> None:
+        """Mount the fields with their values: the preset, then all settings."""
+        self._preset_name, self._texts = preset_name, dict(texts)
+        await self.query_one("#setup-fields").mount_all(self._box(field) for field in self._fields)
 
     def _box(self, field: SetupField) -> Input | Dropdown:
         text = self._preset_name if field is PRESET else self._texts[field.name]
@@ -100,8 +106,9 @@ class SetupForm(VerticalScroll, can_focus=False, inherit_bindings=False):
         return Dropdown(options, value=text, allow_blank=False, **place)  # type: ignore[arg-type]
 
     def on_mount(self) -> None:
-        """Set the title, and write the notes."""
+        """Set the title, and write names and notes."""
         self.border_title = "settings"
+        self.mark(frozenset(), frozenset())
         self.query_one(FieldNotes).show(self._fields)
 
     def on_resize(self) -> None:

@@ -40,9 +40,9 @@ def sentence(text: str) -> str:
 
 
 class EstimatePanel(Widget):
-    """Shows an estimate. Long values are wrapped."""
+    """Shows an estimate, nothing for None. Long values are wrapped."""
 
-    estimate: reactive[RunEstimate] = reactive(RunEstimate)
+    estimate: reactive[RunEstimate | None] = reactive(None)
 
     def on_mount(self) -> None:
         """Set the title."""
@@ -50,7 +50,8 @@ class EstimatePanel(Widget):
 
     def render(self) -> Content:
         """Draw the rows that fit."""
-        rows = wrapped_rows(estimate_rows(self.estimate), max(8, self.size.width - LABEL_WIDTH))
+        rows = estimate_rows(self.estimate) if self.estimate is not None else []
+        rows = wrapped_rows(rows, max(8, self.size.width - LABEL_WIDTH))
         return render_rows(fit_rows(rows, self.size.height, OPTIONAL), self.size.width, LABEL_WIDTH)
 
 

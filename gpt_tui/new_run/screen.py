@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import shlex
+from collections.abc import Callable
 from functools import partial
 
 from textual import events, on, work
@@ -42,7 +44,7 @@ from gpt_tui.shared.button_row import ButtonRow
 from gpt_tui.shared.dialogs import Choice, ChoiceScreen
 from gpt_tui.shared.file_name_dialog import FileNameScreen
 from gpt_tui.shared.footer import FooterBar
-from gpt_tui.shared.keymap import shown_keys
+from gpt_tui.shared.keymap import action_of, shown_keys
 from gpt_tui.shared.sanitize import one_line
 
 MEASURING = "timing a few steps on this computer …"
@@ -53,11 +55,14 @@ class TimeLine(Static):
     """Line about the time budget. A click chooses the model."""
 
 
-class SetupScreen(Screen[SetupResult]):
+class SetupScreen(Screen[SetupResult | None]):
     """Form that is validated with each key. Once typing pauses, the run is estimated in a thread.
 
+    The screen opens at once; its fields follow, and receive what is typed meanwhile. The result is None if the form was
+    left as it was, or could not be filled, which a notification explains.
+
     Args:
-        form_state: Initial state of the form.
+        read: Returns the initial state of the form, in a thread; raises GptError if there is none.
         probes: Measurements.
         focus: Name of the field that has the focus at first.
     """
@@ -65,16 +70,19 @@ class SetupScreen(Screen[SetupResult]):
     AUTO_FOCUS = ""
     BINDINGS = bindings("setup")
 
-    def __init__(self, form_state: FormState, probes: Probes, *, focus: str = "preset") -> None:
+    def __init__(self, read: Callable[[], FormState], probes: Probes, *, focus: str = "preset") -> None:
         super().__init__()
+        self._read = read
         self._focus_first = focus
-        self._initial = form_state
+        self._initial: FormState | None = None
+        self._early_input: list[events.Key | events.Paste] | None = []
+        """Input that waits for the first field; None once that has the focus."""
         self._probes = probes
         self._prober = Prober(probes, self.post_message)
         self._existing_run_note = ""
         self._validated = Validated(None, {})
-        self._typed = form_state.typed
-        self._model_reason = form_state.model_reason
+        self._typed: frozenset[str] = frozenset()
+        self._model_reason = ""
         self._measured_for: FormState | None = None
         """State of the form for whose time budget this machine is measured, None without a measurement."""
 
@@ -83,9 +91,9 @@ class SetupScreen(Screen[SetupResult]):
         with Horizontal(id="setup-header"):
             yield Static(" gpt-tui ", id="program", markup=False)
             yield Static("", id="setup-title", markup=False)
-            yield Static("", id="setup-state", markup=False)
+            yield Static("opening … ", id="setup-state", markup=False)
         with Horizontal(id="setup-body"):
-            yield SetupForm(self._initial.preset_name, self._initial.texts, id="setup-form")
+            yield SetupForm(id="setup-form")
             with Vertical(id="setup-side"):
                 yield EstimatePanel(id="setup-panel")
                 yield FieldPanel("", id="setup-explanation", markup=False)
@@ -97,9 +105,50 @@ class SetupScreen(Screen[SetupResult]):
         yield FooterBar()
 
     def on_mount(self) -> None:
-        """Focus the first field, and validate the initial form."""
-        self.query_one(f"#setting-{self._focus_first}").focus()
+        """Show the screen without its fields, then open the form."""
+        self._show_actions()
+        self.call_after_refresh(self._open)
+
+    @work
+    async def _open(self) -> None:
+        """Fill the form, validate it, and give the first field the focus."""
+        try:
+            initial = await asyncio.to_thread(self._read)
+        except GptError as error:
+            if self.app.screen is self:  # else it was left meanwhile
+                self.dismiss(None)
+                self.app.notify(one_line(error.reason), severity="error", markup=False)
+            return
+        await self.form.show_fields(initial.preset_name, initial.texts)
+        if not self.is_attached or self not in self.app.screen_stack:
+            return  # it was left meanwhile
+        self._initial, self._typed, self._model_reason = initial, initial.typed, initial.model_reason
+        self.set_focus(self.query_one(f"#setting-{self._focus_first}"))  # at once, unlike Widget.focus
+        self._deliver_early_input()
         self._validate()
+
+    def _deliver_early_input(self) -> None:
+        """Give the fields what was typed before they were there, each the input that follows its focus."""
+        early, self._early_input = self._early_input or [], None
+        for event in early:
+            key = event.key if isinstance(event, events.Key) else ""
+            if key in ("down", "tab"):
+                self.focus_next()
+            elif key in ("up", "shift+tab"):
+                self.focus_previous()
+            elif self.focused is not None:
+                self.focused._forward_event(event)
+
+    def _forward_event(self, event: events.Event) -> None:
+        """Keep input until the first field has the focus, except the key that leaves the screen."""
+        waiting = self._early_input
+        if waiting is not None and isinstance(event, events.Key | events.Paste) and not self._leaves(event):
+            waiting.append(event)
+        else:
+            super()._forward_event(event)
+
+    def _leaves(self, event: events.Event) -> bool:
+        return isinstance(event, events.Key) and action_of(event.key, "setup", dict(self.app._keymap)) == "leave_setup"
 
     def on_unmount(self) -> None:
         """Stop the probe."""
@@ -188,7 +237,8 @@ class SetupScreen(Screen[SetupResult]):
 
     def on_descendant_focus(self, _event: events.DescendantFocus) -> None:
         """Explain the focused field."""
-        self._show_field()
+        if self._early_input is None:
+            self._show_field()
 
     def _show_field(self) -> None:
         """Show the meaning of the focused field or its error, and if the run can start."""
@@ -215,7 +265,7 @@ class SetupScreen(Screen[SetupResult]):
         """Show the estimate, a text that cannot be used, and that starting asks because of an existing run."""
         before, estimate = self.panel.estimate, self._prober.estimate
         self.panel.estimate = estimate
-        if estimate.problems != before.problems:
+        if before is None or estimate.problems != before.problems:
             self._show_problems()
             self._show_time()
         if estimate.settings is not None:
@@ -303,8 +353,9 @@ class SetupScreen(Screen[SetupResult]):
         self.focus_previous()
 
     def action_leave_setup(self) -> None:
-        """Return to the Train tab without a start."""
-        self.dismiss(SetupResult(self.form_state))
+        """Return to the tab below without a start."""
+        is_changed = self._initial is not None and self.form_state != self._initial
+        self.dismiss(SetupResult(self.form_state) if is_changed else None)
 
     def action_begin_run(self) -> None:
         """Start the run."""

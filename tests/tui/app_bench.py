@@ -15,6 +15,7 @@ from gpt_core.training.request import RunRequest
 from gpt_tui.app.app import GptApp
 from gpt_tui.app.preferences import NO_PREFERENCES, Preferences
 from gpt_tui.new_run.probe import Probes
+from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.session.models import MakeGenerator
 from gpt_tui.session.phase import Phase
 from tests.tui.fake_probes import fake_probes
@@ -58,6 +59,12 @@ class AppBench:
         await self.pilot.resize_terminal(columns, rows)
         await self.pilot.pause()
         require_running(self.app)
+
+    async def until_set_up(self) -> SetupScreen:
+        """Run the app until the set-up screen has its fields; return it."""
+        await self.until(lambda: isinstance(self.app.screen, SetupScreen) and self.app.screen.focused is not None)
+        assert isinstance(self.app.screen, SetupScreen)
+        return self.app.screen
 
     async def settled(self) -> None:
         """Run the app until its workers have ended and the screen is stable."""

@@ -249,7 +249,7 @@ async def test_nothing_is_verified_while_the_tab_is_hidden(monkeypatch: pytest.M
 
 async def test_keys_act_on_the_file_under_the_cursor(monkeypatch: pytest.MonkeyPatch):
     asked: list[tuple[str, str, bool]] = []
-    monkeypatch.setattr(TrainTab, "resume_from", lambda self, path: asked.append(("resume", path.stem, False)))
+    monkeypatch.setattr(TrainTab, "resume_from", lambda self, path, _info: asked.append(("resume", path.stem, False)))
 
     def chosen(self: object, model: str, *, compare: bool = False) -> None:
         asked.append(("chat", Path(model).stem, compare))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
-from textual.widgets import Input
 
+from gpt_core.checkpoints.folders import next_free_folder
 from gpt_core.config.settings import GROUP_RATES
 from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.tabs.runs.compare_charts import OverlayLegend
 from gpt_tui.tabs.runs.pane import RunsTab
-from tests.tui.app_bench import AppBench, running_app
+from gpt_tui.tabs.train import run_requests
+from tests.tui.app_bench import DEADLINE_S, AppBench, running_app
 from tests.tui.log_samples import run_events, write_log
 from tests.tui.stored_files import save
 
@@ -27,8 +29,7 @@ async def set_up_copy(bench: AppBench) -> None:
     await bench.pilot.press("f5")
     await bench.until_seen("600 of 600")
     await bench.pilot.press("d")
-    await bench.until(lambda: isinstance(bench.app.screen, SetupScreen) and bench.app.screen.is_mounted)
-    await bench.until(lambda: isinstance(bench.app.focused, Input))
+    await bench.until_set_up()
 
 
 @pytest.mark.slow
@@ -49,6 +50,31 @@ async def test_comparing_two_rates_takes_under_ten_key_presses() -> None:
         await bench.until_seen("models-2")
         assert len(bench.app.main.query_one(RunsTab)._marks) == 2
     assert len(["f5", "d", *typed, "f5"]) < 10
+
+
+@pytest.mark.slow
+async def test_the_form_of_a_copy_opens_before_its_folder_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    may_end = threading.Event()
+
+    def find(folder: Path) -> Path:
+        assert may_end.wait(DEADLINE_S)
+        return next_free_folder(folder)
+
+    monkeypatch.setattr(run_requests, "next_free_folder", find)
+    write_log(MODELS, run_events(600), age_s=3600)
+    save(MODELS / "ckpt_latest.safetensors", 65, step=600)
+    async with running_app(MODELS, size=(80, 24)) as bench:
+        await bench.pilot.press("f5")
+        await bench.until_seen("600 of 600")
+        await bench.pilot.press("d")
+        await bench.until_seen("opening …")
+        await bench.pilot.press(*"0.01")
+        may_end.set()
+        screen = await bench.until_set_up()
+        await bench.until(lambda: screen.form.texts["learning_rate"] == "0.01")
+        assert screen.form.texts["models_dir"] == "models-2"
+        await bench.settled()
+        assert "0.01" in bench.text()  # the field is scrolled into view
 
 
 @pytest.mark.slow

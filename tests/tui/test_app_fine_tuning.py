@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 from textual.widgets import Input
 
-from gpt_core.config.settings import GROUP_RATES
+from gpt_core.config.resolve import Resolved
+from gpt_core.config.settings import GROUP_RATES, Settings
+from gpt_core.errors import CheckpointError, GptError
+from gpt_core.training.fine_tuning import settings_to_fine_tune
 from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.tabs.checkpoints.pane import CheckpointsTab
-from tests.tui.app_bench import AppBench, running_app
+from gpt_tui.tabs.train import run_requests
+from tests.tui.app_bench import DEADLINE_S, AppBench, running_app
 from tests.tui.conftest import Snapshot
 from tests.tui.stored_files import SMALL, fill, save
 
@@ -30,14 +35,6 @@ async def press_on_a_checkpoint(bench: AppBench, key: str) -> None:
     await bench.pilot.press(key)
 
 
-async def until_set_up(bench: AppBench) -> SetupScreen:
-    await bench.until(lambda: isinstance(bench.app.screen, SetupScreen) and bench.app.screen.is_mounted)
-    await bench.until(lambda: isinstance(bench.app.focused, Input))
-    screen = bench.app.screen
-    assert isinstance(screen, SetupScreen)
-    return screen
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("fixed_activation_memory")
 async def test_f_on_a_checkpoint_sets_up_a_run_that_starts_from_it_in_a_folder_of_its_own(snapshot: Snapshot) -> None:
@@ -45,7 +42,7 @@ async def test_f_on_a_checkpoint_sets_up_a_run_that_starts_from_it_in_a_folder_o
     Path("my.txt").write_text("A ship lay in the harbour.\n" * 100)
     async with running_app(MODELS, size=(80, 24)) as bench:
         await press_on_a_checkpoint(bench, "f")
-        screen = await until_set_up(bench)
+        screen = await bench.until_set_up()
         assert bench.app.focused is not None
         assert bench.app.focused.id == "setting-train_file"
         await bench.settled()
@@ -60,13 +57,82 @@ async def test_f_on_a_checkpoint_sets_up_a_run_that_starts_from_it_in_a_folder_o
     assert bench.opener.requests[0].overwrite is False
 
 
+class HeldReading:
+    """A reading of the settings to fine-tune with that ends when the test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, error: GptError | None = None) -> None:
+        self._may_end = threading.Event()
+        self._error = error
+        monkeypatch.setattr(run_requests, "settings_to_fine_tune", self._read)
+
+    def _read(self, path: Path, here: Settings) -> Resolved:
+        assert self._may_end.wait(DEADLINE_S)
+        if self._error is not None:
+            raise self._error
+        return settings_to_fine_tune(path, here)
+
+    def end(self) -> None:
+        self._may_end.set()
+
+
+@pytest.mark.slow
+async def test_the_form_opens_before_its_checkpoint_is_read_and_what_is_typed_goes_to_its_first_field(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reading = HeldReading(monkeypatch)
+    save(MODELS / "best_model.safetensors", 65, step=600)
+    async with running_app(MODELS, size=(80, 24)) as bench:
+        await press_on_a_checkpoint(bench, "f")
+        await bench.until_seen("opening …")
+        assert isinstance(bench.app.screen, SetupScreen)
+        await bench.pilot.press(*"dcr.txt", "down", *"v")  # keys of the Checkpoints tab among them
+        reading.end()
+        screen = await bench.until_set_up()
+        await bench.until(lambda: screen.form.texts["eval_file"] == "v")
+        assert screen.form.texts["train_file"] == "dcr.txt"
+        assert "opening" not in bench.text()
+        await bench.pilot.press("escape")
+        await bench.until(lambda: not isinstance(bench.app.screen, SetupScreen))
+        assert bench.app.main.tab == "checkpoints"
+        assert not bench.opener.requests
+
+
+@pytest.mark.slow
+async def test_escape_leaves_a_form_whose_checkpoint_is_being_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = HeldReading(monkeypatch)
+    save(MODELS / "best_model.safetensors", 65, step=600)
+    async with running_app(MODELS, size=(80, 24)) as bench:
+        before = bench.app.main.train.settings
+        await press_on_a_checkpoint(bench, "f")
+        await bench.until_seen("opening …")
+        await bench.pilot.press("x", "escape")
+        await bench.until(lambda: not isinstance(bench.app.screen, SetupScreen))
+        reading.end()
+        await bench.pilot.press("f")
+        await bench.until_set_up()
+        assert bench.app.main.train.settings == before
+
+
+@pytest.mark.slow
+async def test_a_checkpoint_that_cannot_be_read_closes_the_form_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = HeldReading(monkeypatch, CheckpointError("the file is gone"))
+    save(MODELS / "best_model.safetensors", 65, step=600)
+    async with running_app(MODELS, size=(80, 24)) as bench:
+        await press_on_a_checkpoint(bench, "f")
+        await bench.until_seen("opening …")
+        reading.end()
+        await bench.until(lambda: not isinstance(bench.app.screen, SetupScreen))
+        await bench.until(lambda: any("file is gone" in notice.message for notice in bench.app._notifications))
+        assert bench.app.main.tab == "checkpoints"
+
+
 @pytest.mark.slow
 async def test_leaving_the_set_up_of_fine_tuning_changes_nothing() -> None:
     save(MODELS / "best_model.safetensors", 65, step=600)
     async with running_app(MODELS, size=(80, 24)) as bench:
         before = bench.app.main.train.settings
         await press_on_a_checkpoint(bench, "f")
-        await until_set_up(bench)
+        await bench.until_set_up()
         await bench.pilot.press("escape")
         await bench.until(lambda: not isinstance(bench.app.screen, SetupScreen))
         assert bench.app.main.train.settings == before
@@ -95,9 +161,7 @@ async def test_a_path_typed_into_the_form_fills_the_fields_of_its_model() -> Non
     path = save(MODELS / "best_model.safetensors", 65, step=600)
     async with running_app(Path("other"), size=(120, 40)) as bench:
         await bench.pilot.press("u")
-        await bench.until(lambda: isinstance(bench.app.screen, SetupScreen) and bench.app.screen.is_mounted)
-        screen = bench.app.screen
-        assert isinstance(screen, SetupScreen)
+        screen = await bench.until_set_up()
         screen.query_one("#setting-init_from", Input).value = str(path)
         await bench.until(lambda: screen.form.texts["d_model"] == "8")
         assert screen.form.texts["learning_rate"] == "0.0009"

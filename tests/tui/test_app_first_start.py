@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from gpt_tui.session.phase import Phase
+from gpt_tui.tabs.train.countdown import CountdownLine
+from gpt_tui.tabs.train.pane import TrainTab
 from tests.tui.app_bench import running_app
 from tests.tui.test_chat_model import saved_model
 
@@ -51,6 +53,28 @@ async def test_a_click_cancels_the_countdown_and_a_button_runs_its_action(tmp_pa
         await bench.pilot.click("#button-overfit")
         await bench.until_step(1)
         assert bench.opener.requests[0].settings.overfit_tiny
+
+
+async def test_a_countdown_that_ends_as_a_dialog_opens_starts_no_run(tmp_path: Path):
+    async with running_app(tmp_path, countdown_s=LONG_S) as bench:
+        await bench.until_seen("Enter: now")
+        bench.app.action_help()
+        bench.app.main.train._countdown.post_message(CountdownLine.Finished())
+        await bench.pilot.press("escape")
+        await bench.until(lambda: bench.app.screen is bench.app.main)
+        assert not bench.opener.requests
+        assert bench.phase is Phase.IDLE
+
+
+async def test_no_countdown_starts_behind_a_dialog(tmp_path: Path):
+    async with running_app(tmp_path, countdown_s=LONG_S) as bench:
+        await bench.until_seen("starts in")
+        train = bench.app.main.train
+        await bench.pilot.press("f1")
+        train._countdown_s = LONG_S  # as if the preview of the first run came only now
+        train.post_message(TrainTab.PreviewRead(train.preview))
+        await bench.pilot.pause()
+        assert not train._countdown.running
 
 
 async def test_a_checkpoint_prevents_the_countdown(tmp_path: Path):

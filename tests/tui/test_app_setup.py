@@ -25,7 +25,6 @@ from gpt_tui.new_run.estimate import existing_run_note, ready_note
 from gpt_tui.new_run.fields import explanation
 from gpt_tui.new_run.form import SetupForm
 from gpt_tui.new_run.form_state import copied_form_state, typed_after
-from gpt_tui.new_run.panel import EstimatePanel
 from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.session.phase import Phase
 from gpt_tui.shell.help import HelpScreen
@@ -47,8 +46,7 @@ async def set_up(folder: Path, **options: object) -> AsyncIterator[AppBench]:
     async with running_app(folder, **options) as bench:  # type: ignore[arg-type]
         await bench.until_seen("Change model, text or learning rate")
         await bench.pilot.press("u")
-        await bench.until(lambda: isinstance(bench.app.screen, SetupScreen))
-        await bench.until(lambda: bench.app.screen.is_mounted and bool(bench.app.screen.query(EstimatePanel)))
+        await bench.until_set_up()
         yield bench
 
 
@@ -104,7 +102,7 @@ async def test_the_typed_settings_are_started(tmp_path: Path, by: str):
             await bench.pilot.press("u")
         else:
             assert await bench.pilot.click("#button-setup")
-        await bench.until_seen("estimate")
+        await bench.until_set_up()
         await type_in(bench, "layers", "6")
         if by == "key":
             await bench.pilot.press("ctrl+t")
@@ -397,7 +395,7 @@ async def test_set_up_cannot_be_opened_during_a_run_nor_tabs_from_set_up(tmp_pat
         await bench.pilot.press("x")
         await bench.until_phase(Phase.STOPPED)
         await bench.pilot.press("u")
-        await bench.until(lambda: isinstance(bench.app.screen, SetupScreen))
+        await bench.until_set_up()
         await bench.pilot.press("f3")
         assert bench.app.main.tab == "train"
 

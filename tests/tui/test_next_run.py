@@ -13,10 +13,10 @@ from gpt_core.config.settings import GROUP_RATES
 from gpt_core.training.request import RunRequest
 from gpt_tui.new_run.fields import with_preset
 from gpt_tui.new_run.form_state import FormState, SetupResult
-from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.session.run_preview import RunPreview, newest_run, read_preview, stored_checkpoints
 from gpt_tui.tabs.train.next_run import NextRun
 from gpt_tui.tabs.train.presenter import possible_actions, preview_rows
+from gpt_tui.tabs.train.resume_dialog import ResumeScreen
 from tests.core.checkpoint_samples import SETTINGS, sample
 from tests.tui.app_bench import AppBench, running_app
 from tests.tui.samples import trained
@@ -81,8 +81,8 @@ def test_another_folder_is_also_typed_in_the_form():
     assert run.settings.layers == 6
 
 
-def save_run(folder: Path, *, overfit: bool = False, step: int = 100) -> None:
-    settings = msgspec.structs.replace(SETTINGS, overfit_tiny=overfit)
+def save_run(folder: Path, *, step: int = 100, **changes: object) -> None:
+    settings = msgspec.structs.replace(SETTINGS, **changes)
     with CheckpointStore(folder) as store:
         store.prepare(folder.name, new_run=True)
         path = store.save("latest", sample(settings, step=step, run_id=folder.name))
@@ -94,7 +94,7 @@ def test_the_newest_run_below_the_folder_is_offered_to_resume(tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     save_run(Path("models"))
     save_run(Path("models-2"))
-    save_run(Path("models-2/overfit"), overfit=True)
+    save_run(Path("models-2/overfit"), overfit_tiny=True)
     settings = preset("nano")
     preview = read_preview(settings, "nano")
     assert preview.stored.resumable is not None
@@ -158,8 +158,7 @@ def test_the_home_screen_names_the_changes_and_the_way_back():
 async def configure(bench: AppBench) -> None:
     await bench.until_seen("Change model, text or learning rate")
     await bench.pilot.press("u")
-    await bench.until(lambda: isinstance(bench.app.screen, SetupScreen) and bench.app.screen.is_mounted)
-    await bench.until_seen("estimate")
+    await bench.until_set_up()
     await type_in(bench, "layers", "6")
     await bench.pilot.press("escape")
     await bench.until_seen("layers 6")
@@ -196,6 +195,18 @@ async def test_the_resume_key_resumes_the_run_that_is_offered(tmp_path: Path, mo
         request = bench.opener.requests[0]
         assert request.resume == "newest"
         assert Path(request.settings.models_dir).absolute() == tmp_path / "models" / "old"
+
+
+@pytest.mark.slow
+async def test_the_limits_of_a_finished_run_are_asked_for_at_once(tmp_path: Path):
+    save_run(tmp_path, max_steps=100)
+    info = stored_checkpoints(str(tmp_path)).resumable
+    assert info is not None
+    async with running_app(tmp_path) as bench:
+        bench.app.main.train.resume_from(info.path, info)
+        assert isinstance(bench.app.screen, ResumeScreen)  # the next key is one of the dialog
+        await bench.pilot.press("escape")
+        assert not bench.opener.requests
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ import pytest
 
 from gpt_tui.app.app import GptApp
 from gpt_tui.app.preferences import Preferences
-from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.session.phase import Phase
 from gpt_tui.tabs.chat.prompt_area import PromptArea
 from tests.tui.app_bench import running_app
@@ -67,7 +66,7 @@ async def test_letter_keys_work_in_the_other_case_and_on_a_cyrillic_layout(tmp_p
 async def test_a_key_bound_in_the_other_case_keeps_its_own_action(tmp_path: Path):
     async with running_app(tmp_path, preferences=Preferences(keys={"train.setup": "S"})) as bench:
         await bench.pilot.press("S")
-        await bench.until(lambda: isinstance(bench.app.screen, SetupScreen))
+        await bench.until_set_up()
 
 
 async def test_answers_of_dialogs_work_in_the_other_case_and_on_a_cyrillic_layout(tmp_path: Path):

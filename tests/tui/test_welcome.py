@@ -15,7 +15,6 @@ from gpt_core.config.presets import preset
 from gpt_core.config.settings import Settings
 from gpt_core.training.events import SampleWritten, to_json
 from gpt_tui.new_run.estimate import RunEstimate
-from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.session.log_reader import BestEvaluation
 from gpt_tui.session.phase import Phase
 from gpt_tui.session.recent_runs import RecentRuns, newest_sample, read_recent_runs
@@ -162,7 +161,7 @@ async def test_a_measurement_that_the_set_up_screen_interrupts_is_made_after_it(
         await bench.until(lambda: bool(measured))
         await bench.until_seen("timing a few steps")
         await bench.pilot.press("u")
-        await bench.until(lambda: isinstance(bench.app.screen, SetupScreen) and bench.app.screen.is_mounted)
+        await bench.until_set_up()
         if leave == "invalid":
             bench.app.screen.query_one("#setting-layers", Input).value = "-1"
             await bench.until_seen("invalid field")

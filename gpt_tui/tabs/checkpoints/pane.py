@@ -73,11 +73,12 @@ class CheckpointsTab(Vertical):
     BINDINGS = bindings("checkpoints")
 
     class ResumeRequested(Message):
-        """Request to resume from a checkpoint."""
+        """Request to resume from a checkpoint; `info` is its header."""
 
-        def __init__(self, path: Path) -> None:
+        def __init__(self, path: Path, info: CheckpointInfo | None) -> None:
             super().__init__()
             self.path = path
+            self.info = info
 
     class FineTuneRequested(Message):
         """Request to start a new run from a checkpoint."""
@@ -345,7 +346,7 @@ class CheckpointsTab(Vertical):
     def action_resume_from(self) -> None:
         """Resume training from the selected checkpoint."""
         if (file := self.selected) and self._is_usable(file, "resume from"):
-            self.post_message(self.ResumeRequested(file.stamp.path))
+            self.post_message(self.ResumeRequested(file.stamp.path, file.info))
 
     def action_fine_tune(self) -> None:
         """Set up a new run that starts from the weights of the selected checkpoint."""

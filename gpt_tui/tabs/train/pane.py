@@ -123,7 +123,8 @@ class TrainTab(RunRequests):
 
     @on(RunRequests.RunRequested)
     def _run_requested(self) -> None:
-        """Show the charts from their start: the place in them belongs to the run before."""
+        """End the countdown, and show the charts from their start: the place in them belongs to the run before."""
+        self.cancel_countdown()
         self.charts.view = replace(self.charts.view.reset(), cursor=None)
 
     # -- display
@@ -187,7 +188,7 @@ class TrainTab(RunRequests):
     def _start_countdown(self) -> None:
         """Start the countdown, at most once, if this is the first start and there is no run to resume."""
         length_s, self._countdown_s = self._countdown_s, 0.0
-        is_idle = self._controller.phase is Phase.IDLE and self.screen.is_current
+        is_idle = self._controller.phase is Phase.IDLE and self.app.screen is self.screen
         if length_s > 0 and is_idle and starts_unasked(self.preview):
             self._countdown.start(self.preview, length_s)
 
@@ -201,6 +202,12 @@ class TrainTab(RunRequests):
     @on(CountdownLine.Finished)
     def _countdown_finished(self, message: CountdownLine.Finished) -> None:
         message.stop()
+        if self.app.screen is self.screen:  # else a dialog was opened just before
+            self.action_start()
+
+    def action_start_now(self) -> None:
+        """End the countdown and start the run."""
+        self.cancel_countdown()
         self.action_start()
 
     # -- keys and buttons

@@ -17,11 +17,11 @@ from textual.message import Message
 from gpt_core.checkpoints.folders import next_free_folder
 from gpt_core.config.settings import Settings
 from gpt_core.config.validation import checked, names_as_text, parsed
-from gpt_core.errors import CheckpointError, ConfigError, GptError
+from gpt_core.errors import CheckpointError, ConfigError
 from gpt_core.formats.checkpoint_header import CheckpointInfo, peek_checkpoint
 from gpt_core.training.fine_tuning import full_rates, settings_to_fine_tune
 from gpt_core.training.request import RunRequest
-from gpt_tui.new_run.form_state import FormState, SetupResult, copied_form_state
+from gpt_tui.new_run.form_state import FormState, copied_form_state
 from gpt_tui.new_run.probe import BudgetChosen, Probes, choose_in_thread
 from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.session.controller import Failure, TrainingController
@@ -43,19 +43,14 @@ RESUME_TEXT = (
 )
 
 
-def header_of(path: Path) -> CheckpointInfo | None:
-    """Return the header of a checkpoint, None if it is not valid: the run that opens it reports why."""
-    try:
-        return peek_checkpoint(path)
-    except CheckpointError:
-        return None
-
-
 def info_to_resume(request: RunRequest) -> CheckpointInfo | None:
     """Return the header of the checkpoint that a request resumes, None if there is no valid one."""
-    if isinstance(request.resume, Path):
-        return header_of(request.resume)
-    return stored_checkpoints(request.settings.models_dir).resumable
+    if not isinstance(request.resume, Path):
+        return stored_checkpoints(request.settings.models_dir).resumable
+    try:
+        return peek_checkpoint(request.resume)
+    except CheckpointError:
+        return None
 
 
 class RunRequests(Vertical):
@@ -113,10 +108,6 @@ class RunRequests(Vertical):
     def _shown_keys(self) -> dict[str, str]:
         return shown_keys(dict(self.app._keymap))
 
-    def cancel_countdown(self) -> None:
-        """Cancel the countdown: no run starts until a key or a button is pressed."""
-        raise NotImplementedError
-
     # -- preview and settings
 
     def read_preview(self, *, after_run: bool = False) -> None:
@@ -172,14 +163,16 @@ class RunRequests(Vertical):
         if self._controller.start(request):
             self._choosing, self._starts_when_chosen = None, False
             self.query_one(Welcome).stop_measuring()
-            self.cancel_countdown()
             self.post_message(self.RunRequested())
 
-    @work(exclusive=True, group="request")
-    async def resume_from(self, path: Path) -> None:
-        """Resume the run of a checkpoint in the folder of the checkpoint, with the settings saved in it."""
+    def resume_from(self, path: Path, info: CheckpointInfo | None) -> None:
+        """Resume the run of a checkpoint in the folder of the checkpoint, with the settings saved in it.
+
+        Args:
+            path: The checkpoint.
+            info: Its header, None if it is not valid: the run reports why.
+        """
         settings = msgspec.structs.replace(self.settings, models_dir=str(path.parent))
-        info = await asyncio.to_thread(header_of, path)
         self._resume(RunRequest(settings, self._next.preset_name, resume=path, as_saved=True), info)
 
     def _resume(self, request: RunRequest, info: CheckpointInfo | None) -> None:
@@ -192,7 +185,6 @@ class RunRequests(Vertical):
             if changes is not None:
                 self.request_run(replace(request, changes=changes))
 
-        self.cancel_countdown()
         self.app.push_screen(ResumeScreen(info), answered)
 
     @work(exclusive=True, group="request")
@@ -259,29 +251,11 @@ class RunRequests(Vertical):
     def _start(self) -> None:
         self.request_run(RunRequest(self.settings, self._next.preset_name, model_reason=self._next.model_reason))
 
-    def action_start_now(self) -> None:
-        """End the countdown and start the run."""
-        self.cancel_countdown()
-        self.action_start()
-
     @work(exclusive=True, group="request")
     async def action_setup(self) -> None:
         """Open the set-up screen, with what was typed there last. What is typed there is what starts next."""
-        self._starts_when_chosen = False
-        self.query_one(Welcome).stop_measuring()
         shown = self._next.form_state
-        result = await self.app.push_screen_wait(SetupScreen(shown, self._probes))
-        if result == SetupResult(shown):  # left as it was; a time budget may have been chosen meanwhile
-            self.read_preview()
-            return
-        self._choosing = None  # what was typed counts
-        if problem := self._next.configure(result):
-            self.notify(f"settings not changed: {one_line(problem)}", severity="warning", markup=False)
-            self.read_preview()
-            return
-        self._settings_changed()
-        if result.settings is not None:
-            self._start()
+        await self._set_up(lambda: shown, keeps_changes=True)
 
     @work(exclusive=True, group="request")
     async def set_up_copy(
@@ -295,36 +269,52 @@ class RunRequests(Vertical):
             preset_name: Preset of that run.
             started: Called with the settings of the run that is started.
         """
-        beside = await asyncio.to_thread(next_free_folder, folder)
-        form_state = copied_form_state(msgspec.structs.replace(settings, models_dir=str(beside)), preset_name)
-        if await self._set_up(form_state, focus="learning_rate"):
+
+        def read() -> FormState:
+            beside = next_free_folder(folder)
+            return copied_form_state(msgspec.structs.replace(settings, models_dir=str(beside)), preset_name)
+
+        if await self._set_up(read, focus="learning_rate"):
             started(self.settings)
 
     @work(exclusive=True, group="request")
     async def set_up_fine_tuning(self, path: Path) -> None:
         """Open the set-up screen for a run that starts from a checkpoint; leaving it changes nothing."""
-        try:
-            resolved = await asyncio.to_thread(settings_to_fine_tune, path, self.settings)
-        except GptError as error:
-            self.notify(one_line(error.reason), severity="error", markup=False)
-            return
-        await self._set_up(copied_form_state(resolved.settings, resolved.preset), focus="train_file")
+        here = self.settings
 
-    async def _set_up(self, form_state: FormState, *, focus: str) -> bool:
-        """Open the set-up screen for a run other than the next one; return whether that run was started."""
+        def read() -> FormState:
+            resolved = settings_to_fine_tune(path, here)
+            return copied_form_state(resolved.settings, resolved.preset)
+
+        await self._set_up(read, focus="train_file")
+
+    async def _set_up(
+        self, read: Callable[[], FormState], *, focus: str = "preset", keeps_changes: bool = False
+    ) -> bool:
+        """Open the set-up screen; return whether its run was started.
+
+        Args:
+            read: Returns the initial state of the form, in a thread.
+            focus: Name of the field that has the focus at first.
+            keeps_changes: True if what is typed is also kept without a start, for the next run.
+        """
         if self._controller.alive:
             self._hints.show(why_not("setup", self._controller.phase, self._shown_keys()))
             return False
-        self.cancel_countdown()
         self._starts_when_chosen = False
         self.query_one(Welcome).stop_measuring()
-        result = await self.app.push_screen_wait(SetupScreen(form_state, self._probes, focus=focus))
-        if result.settings is None:
+        result = await self.app.push_screen_wait(SetupScreen(read, self._probes, focus=focus))
+        if result is None or (result.settings is None and not keeps_changes):
+            self.read_preview()  # a time budget may have been chosen meanwhile
+            return False
+        self._choosing = None  # what was typed counts
+        if problem := self._next.configure(result):
+            self.notify(f"settings not changed: {one_line(problem)}", severity="warning", markup=False)
             self.read_preview()
             return False
-        self._choosing = None
-        self._next.configure(result)
         self._settings_changed()
+        if result.settings is None:
+            return False
         self._start()
         return True
 
