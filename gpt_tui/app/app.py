@@ -430,9 +430,7 @@ class GptApp(App[None]):
                 self.quit(EXIT_OK, save=answer == "save")
 
         if not self.screen.is_modal:
-            phase, run = self.controller.phase, self.controller.run
-            where = f" at step {integer(run.step)}" if run.started else ""
-            self.push_screen(quit_question(f"A run is in progress ({phase.value}{where})."), answered)
+            self.push_screen(quit_question(f"A run is in progress ({self.controller.phase.value})."), answered)
 
     async def action_quit(self) -> None:
         """Quit from the command palette, with the same confirmation."""
