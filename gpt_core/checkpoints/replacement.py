@@ -14,10 +14,10 @@ from pathlib import Path
 
 import msgspec
 
-from gpt_core import files, run_files
+from gpt_core import files
 from gpt_core.formats.checkpoint_header import CheckpointInfo, kind_of
+from gpt_core.run_files import METRICS, PREVIOUS_METRICS
 
-METRICS, PREVIOUS_METRICS = run_files.METRICS, run_files.PREVIOUS_METRICS
 JOURNAL = ".replacing.json"
 REPLACED_METRICS = ".metrics.jsonl.replaced"
 """Log of the run that is being replaced."""

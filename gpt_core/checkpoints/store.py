@@ -21,7 +21,7 @@ from gpt_core import files
 from gpt_core.checkpoints import replacement
 from gpt_core.checkpoints.folders import next_free_folder
 from gpt_core.checkpoints.lock import FolderLock
-from gpt_core.checkpoints.replacement import METRICS, REPLACED_METRICS, Replacement
+from gpt_core.checkpoints.replacement import REPLACED_METRICS, Replacement
 from gpt_core.config.settings import Settings
 from gpt_core.errors import (
     BetterModelError,
@@ -42,6 +42,7 @@ from gpt_core.formats.checkpoint_header import (
     kind_of,
     peek_checkpoint,
 )
+from gpt_core.run_files import METRICS
 
 OTHER_FILES = (METRICS, replacement.JOURNAL)  # besides checkpoints, that are replaced atomically
 _TICK_S = 1e-3  # between two saves whose order the clock does not show

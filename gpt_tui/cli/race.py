@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from gpt_core import files, run_files
+from gpt_core import files
 from gpt_core.bench.race import (
     Case,
     CaseResult,
@@ -28,11 +28,11 @@ from gpt_core.bench.race import (
     race_cases,
     race_results,
 )
-from gpt_core.checkpoints.replacement import METRICS
 from gpt_core.checkpoints.store import CheckpointStore, resume_candidates
 from gpt_core.config.resolve import Overrides
 from gpt_core.config.settings import Settings
 from gpt_core.errors import EXIT_OK, ConfigError, InputError
+from gpt_core.run_files import METRICS, RACE
 from gpt_core.training.events import AnyEvent
 from gpt_core.training.metrics_log import read_metrics
 from gpt_core.training.request import LoadedCheckpoint, RunRequest, load_checkpoint
@@ -45,7 +45,7 @@ from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.formatting import counted, integer
 from gpt_tui.shared.sanitize import one_line
 
-FOLDER, MANIFEST = "race", run_files.RACE
+FOLDER = "race"
 NO_SCORE = "–"
 MAX_SEEDS = 1000
 MAX_MANIFEST_BYTES = 1 << 24
@@ -167,7 +167,7 @@ def cases_in(folder: Path, options: Namespace, overrides: Overrides) -> list[Cas
     try:
         folder.mkdir(parents=True, exist_ok=True)
         text = msgspec.json.format(msgspec.json.encode(Manifest(requested, cases)), indent=1)
-        files.replace_file(folder / MANIFEST, [text])
+        files.replace_file(folder / RACE, [text])
     except OSError as error:
         reason = files.reason(error)
         raise ConfigError(f"{folder} cannot be written: {reason}; choose another --models-dir") from None
@@ -181,7 +181,7 @@ def folder_name(case: Case) -> str:
 
 def read_manifest(folder: Path) -> Manifest | None:
     """Return the manifest of a race, None if the folder has none. Raises ConfigError if it cannot be read."""
-    path = folder / MANIFEST
+    path = folder / RACE
     try:
         with files.open_regular(path) as file:
             return msgspec.json.decode(file.read(MAX_MANIFEST_BYTES), type=Manifest)

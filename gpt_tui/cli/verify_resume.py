@@ -17,7 +17,6 @@ from tempfile import TemporaryDirectory
 import msgspec
 import numpy as np
 
-from gpt_core.checkpoints.replacement import METRICS
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.resolve import Resolved
 from gpt_core.config.settings import Settings
@@ -27,6 +26,7 @@ from gpt_core.formats.checkpoint import Checkpoint, TrainingState, peek_checkpoi
 from gpt_core.formats.checkpoint_header import saved_state
 from gpt_core.model.parameters import Parameters
 from gpt_core.progress import Progress
+from gpt_core.run_files import METRICS
 from gpt_core.training.events import EvalCompleted, StepCompleted, UpdateSkipped
 from gpt_core.training.metrics_log import read_metrics
 from gpt_core.training.request import RunRequest

@@ -5,11 +5,11 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from gpt_core.checkpoints.replacement import METRICS
 from gpt_core.config.resolve import read_overrides
 from gpt_core.config.settings import Settings
 from gpt_core.errors import InputError
 from gpt_core.files import exists
+from gpt_core.run_files import METRICS
 from gpt_core.training.request import resolve_request
 from gpt_tui.cli.options import typed_path
 from gpt_tui.cli.train import require_terminal

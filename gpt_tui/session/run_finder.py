@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gpt_core.checkpoints.lock import LockHolder, lock_holder
-from gpt_core.checkpoints.replacement import METRICS
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.settings import Settings
 from gpt_core.errors import GptError
 from gpt_core.formats.checkpoint_header import CheckpointInfo
+from gpt_core.run_files import METRICS
 from gpt_core.training.events import RunStarted
 from gpt_tui.session.log_reader import NO_EVALUATION, BestEvaluation, LogFollower, LogSummary, LogTail
 from gpt_tui.session.run_state import NO_LIMITS, Limits, RunState

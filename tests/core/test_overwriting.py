@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpt_core.checkpoints.replacement import PREVIOUS_METRICS
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.errors import CorpusError, FolderInUseError, GptError
 from gpt_core.formats.checkpoint import peek_checkpoint, read_checkpoint
 from gpt_core.model.gpt import GPT
 from gpt_core.optim import Optimizer
+from gpt_core.run_files import PREVIOUS_METRICS
 from gpt_core.training import events as ev
 from gpt_core.training import setup as run_module
 from gpt_core.training import trainer as trainer_module

@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gpt_core.checkpoints.replacement import METRICS
 from gpt_core.formats.checkpoint import read_checkpoint
 from gpt_core.formats.training_state import TrainingState
+from gpt_core.run_files import METRICS
 from gpt_core.training.events import EvalCompleted
 from gpt_core.training.metrics_log import read_metrics
 from gpt_core.training.trainer import Trainer

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gpt_core.checkpoints.replacement import PREVIOUS_METRICS
 from gpt_core.checkpoints.store import CheckpointStore
+from gpt_core.run_files import PREVIOUS_METRICS
 from gpt_core.training.metrics_log import MetricsLog, open_log, read_metrics
 from tests.core.checkpoint_samples import sample
 from tests.program import ROOT, TIMEOUT_S, environment

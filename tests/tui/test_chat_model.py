@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from textual.app import App, ComposeResult
 
-from gpt_core.checkpoints.replacement import METRICS
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError, GptError
@@ -21,6 +20,7 @@ from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import initial_parameters
 from gpt_core.model.scores import EvalScores
 from gpt_core.model.stored_weights import StoredWeights
+from gpt_core.run_files import METRICS
 from gpt_core.tokenizers.pieces import PieceTokenizer
 from gpt_core.training.request import RunRequest
 from gpt_tui.run_view.model_select import ModelSelect

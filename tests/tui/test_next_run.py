@@ -6,10 +6,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gpt_core.checkpoints.replacement import METRICS
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.presets import preset
 from gpt_core.config.settings import GROUP_RATES
+from gpt_core.run_files import METRICS
 from gpt_core.training.request import RunRequest
 from gpt_tui.new_run.fields import with_preset
 from gpt_tui.new_run.form_state import FormState, SetupResult

@@ -10,9 +10,9 @@ import pytest
 from textual.widgets import Input
 
 from gpt_core.bench.estimate import StepTime
-from gpt_core.checkpoints.replacement import METRICS
 from gpt_core.config.presets import preset
 from gpt_core.config.settings import Settings
+from gpt_core.run_files import METRICS
 from gpt_core.training.events import SampleWritten, to_json
 from gpt_tui.new_run.estimate import RunEstimate
 from gpt_tui.session.log_reader import BestEvaluation

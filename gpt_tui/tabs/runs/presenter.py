@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from gpt_core.checkpoints.replacement import METRICS
 from gpt_core.config.settings import GROUP_RATES, LEARNING_RATE, Settings
 from gpt_core.config.validation import fields
+from gpt_core.run_files import METRICS
 from gpt_core.training.events import EvalCompleted
 from gpt_core.training.metrics import metric
 from gpt_tui.charts.overlay import NamedRun, value_at
