@@ -213,8 +213,9 @@ class MainScreen(Screen[None]):
 
     def set_focus(self, widget: Widget | None, scroll_visible: bool = True, from_app_focus: bool = False) -> None:
         """Focus a widget, unless it is in a hidden tab: `Widget.focus` is deferred until the next message."""
-        panes = self.query_one("#panes", ContentSwitcher)
-        if widget is None or panes not in widget.ancestors or self.pane in widget.ancestors:
+        within = widget.ancestors if widget is not None else []
+        panes = next((node for node in within if isinstance(node, ContentSwitcher) and node.id == "panes"), None)
+        if widget is None or panes is None or any(node.id == panes.current for node in within):
             super().set_focus(widget, scroll_visible, from_app_focus)
         else:
             widget.post_message(events.Blur())  # closes an open list

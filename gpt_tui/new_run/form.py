@@ -84,18 +84,19 @@ class SetupForm(VerticalScroll, can_focus=False, inherit_bindings=False):
         self._fields = (PRESET, *setup_fields())
         self._preset_name = ""
         self._texts: dict[str, str] = {}
+        self._boxes = Vertical(id="setup-fields")
 
     def compose(self) -> ComposeResult:
         """Lay out the names of all fields, with room for the fields."""
         with Horizontal(id="setup-rows"):
             yield FieldNames(id="setup-names", markup=False)
-            yield Vertical(id="setup-fields")
+            yield self._boxes
             yield FieldNotes(id="setup-notes", markup=False)
 
     async def show_fields(self, preset_name: str, texts: Mapping[str, str]) -> None:
-        """Mount the fields with their values: the preset, then all settings."""
+        """Mount the fields with their values, the preset and then all settings; none if the app is ending."""
         self._preset_name, self._texts = preset_name, dict(texts)
-        await self.query_one("#setup-fields").mount_all(self._box(field) for field in self._fields)
+        await self._boxes.mount_all(self._box(field) for field in self._fields)
 
     def _box(self, field: SetupField) -> Input | Dropdown:
         text = self._preset_name if field is PRESET else self._texts[field.name]

@@ -112,18 +112,20 @@ class SetupScreen(Screen[SetupResult | None]):
     @work
     async def _open(self) -> None:
         """Fill the form, validate it, and give the first field the focus."""
+        form = self.form
         try:
             initial = await asyncio.to_thread(self._read)
         except GptError as error:
-            if self.app.screen is self:  # else it was left meanwhile
+            if self.app.screen_stack[-1:] == [self]:  # else it was left meanwhile, or the app is ending
                 self.dismiss(None)
                 self.app.notify(one_line(error.reason), severity="error", markup=False)
             return
-        await self.form.show_fields(initial.preset_name, initial.texts)
-        if not self.is_attached or self not in self.app.screen_stack:
-            return  # it was left meanwhile
+        await form.show_fields(initial.preset_name, initial.texts)
+        first = next(iter(self.query(f"#setting-{self._focus_first}")), None)
+        if first is None or not self.is_attached or self not in self.app.screen_stack:
+            return  # it was left meanwhile, or the app is ending
         self._initial, self._typed, self._model_reason = initial, initial.typed, initial.model_reason
-        self.set_focus(self.query_one(f"#setting-{self._focus_first}"))  # at once, unlike Widget.focus
+        self.set_focus(first)  # at once, unlike Widget.focus
         self._deliver_early_input()
         self._validate()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from gpt_core.config.resolve import Resolved
 from gpt_core.config.settings import GROUP_RATES, Settings
 from gpt_core.errors import CheckpointError, GptError
 from gpt_core.training.fine_tuning import settings_to_fine_tune
+from gpt_tui.new_run.form import SetupForm
 from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.tabs.checkpoints.pane import CheckpointsTab
 from gpt_tui.tabs.train import run_requests
@@ -124,6 +127,32 @@ async def test_a_checkpoint_that_cannot_be_read_closes_the_form_and_says_why(mon
         await bench.until(lambda: not isinstance(bench.app.screen, SetupScreen))
         await bench.until(lambda: any("file is gone" in notice.message for notice in bench.app._notifications))
         assert bench.app.main.tab == "checkpoints"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fields_are_mounted", [False, True])
+async def test_an_app_that_ends_while_the_form_opens_raises_no_error(
+    monkeypatch: pytest.MonkeyPatch, *, fields_are_mounted: bool
+) -> None:
+    opened = asyncio.Event()
+    show_fields = SetupForm.show_fields
+
+    async def end(form: SetupForm, preset_name: str, texts: Mapping[str, str]) -> None:
+        boxes = form.query_one("#setup-fields")
+        if fields_are_mounted:
+            await show_fields(form, preset_name, texts)
+            await boxes.remove_children()  # the innermost widgets go first
+        else:
+            await boxes.remove()
+            await show_fields(form, preset_name, texts)
+        opened.set()
+
+    monkeypatch.setattr(SetupForm, "show_fields", end)
+    async with running_app(MODELS, size=(80, 24)) as bench:
+        await bench.until_seen("Change model, text or learning rate")
+        await bench.pilot.press("u")
+        await asyncio.wait_for(opened.wait(), DEADLINE_S)
+        await bench.pilot.pause()
 
 
 @pytest.mark.slow
