@@ -33,6 +33,12 @@ def zeros(*shape: int, dtype: DTypeLike = np.float32) -> NDArray[Any]:
     return _aligned(np.zeros, shape, dtype)
 
 
+def whole_lines(size: int, itemsize: int) -> int:
+    """Return a number of values of `itemsize` bytes, rounded up so that what follows them in memory is aligned."""
+    values_per_line = ALIGNMENT // itemsize
+    return -(-size // values_per_line) * values_per_line
+
+
 def as_ids(ids: ArrayLike, name: str = "tokens") -> NDArray[np.int32]:
     """Return token ids as the kernels take them: int32 and C-contiguous. Other arrays and sequences are copied.
 

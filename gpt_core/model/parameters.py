@@ -20,7 +20,7 @@ import numpy as np
 
 from gpt_core.config.freezing import FINAL_NORM, HEAD, POSITIONS, TOKENS, frozen_parts, layer_part
 from gpt_core.config.settings import ModelShape
-from gpt_core.kernels.arrays import ALIGNMENT, Array, zeros
+from gpt_core.kernels.arrays import Array, whole_lines, zeros
 from gpt_core.model.layers.layer import LrGroup, ParameterSpec
 from gpt_core.model.layers.transformer import Transformer
 from gpt_core.model.precision import PRECISION, DType
@@ -100,7 +100,7 @@ class Parameters:
         self._by_name: dict[str, Segment] = {}  # in the order of the buffer
         end = 0
         for spec in sorted(self.table, key=lambda spec: (spec.lr_group, not spec.decay)):
-            start, end = end, end + _padded(spec.size, dtype)
+            start, end = end, end + whole_lines(spec.size, dtype.bytes)
             self._by_name[spec.name] = Segment(start, end, spec.lr_group, spec.decay, spec.name)
         self.segments = self.segments_without(frozenset())
         self._use(zeros(end, dtype=dtype.storage))
@@ -183,9 +183,3 @@ def initial_parameters(shape: ModelShape, seed: int, projections: Projections = 
         elif spec.init == "ones":
             tensor.fill(1.0)
     return parameters
-
-
-def _padded(size: int, dtype: DType) -> int:
-    """Return `size` rounded up to a multiple of the alignment, in values."""
-    values_per_line = ALIGNMENT // dtype.bytes
-    return -(-size // values_per_line) * values_per_line

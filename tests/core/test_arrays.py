@@ -8,7 +8,7 @@ import pytest
 from gpt_core.config.settings import ModelShape
 from gpt_core.kernels.arrays import ALIGNMENT, empty, zeros
 from gpt_core.model.gpt import GPT
-from gpt_core.model.inference import KVCache
+from gpt_core.model.inference import kv_caches
 from gpt_core.model.layers.layer import Layer
 from gpt_core.model.parameters import Parameters
 
@@ -46,6 +46,6 @@ def test_buffers_and_kv_cache_are_aligned_to_cache_lines() -> None:
     model = GPT(parameters)
     tokens = np.zeros((3, 7), dtype=np.int32)
     model.loss_and_gradients(tokens, tokens, Parameters(SHAPE), 1.0)
-    arrays = {**layer_arrays(model.transformer), **vars(KVCache(SHAPE))}
+    arrays = {**layer_arrays(model.transformer), **vars(kv_caches(SHAPE)[1])}
     assert len(arrays) > 15
     assert {name: array.ctypes.data % ALIGNMENT for name, array in arrays.items()} == dict.fromkeys(arrays, 0)

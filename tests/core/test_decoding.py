@@ -13,7 +13,7 @@ from tests.core.other_levels import OTHER_LEVELS, printed_at
 
 LIMIT = 2e-6  # float32 against float64, relative to the norm of the array
 WIDE = (11, 330, 3, 1801)  # enough work for three threads
-HEAD_SIZES = (8, 64, 96)  # less than a vector of any level, and several vectors of each
+HEAD_SIZES = (8, 64, 96, 144)  # less than a vector of any level, and several vectors of each, more than 8 at last
 
 # names of the reference, in the order in which a block takes its pairs
 LAYERS = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
@@ -99,6 +99,14 @@ def test_the_logits_do_not_depend_on_the_number_of_threads():
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("size", [1, 15, 16, 100_003, 2_000_000])
+def test_the_total_is_that_of_all_values(size, count):
+    threads.set_threads(count)
+    values = np.random.default_rng(4).integers(9, size=size).astype(np.float32)  # so that every sum is exact
+    assert decoding.total(values) == values.sum(dtype=np.float64)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_block_is_reproducible_to_the_bit_on_equal_threads(count):
     threads.set_threads(count)
     first = outputs(*WIDE)
@@ -180,6 +188,7 @@ REFUSED = {
     "x of other channels": (lambda: decoding.logits(f(7), f(4), f(5), f(4), f(4), f(7, 4)), "got 5, expected 4"),
     "normed of other channels": (lambda: decoding.logits(f(7), f(5), f(4), f(4), f(4), f(7, 4)), "got 5, expected 4"),
     "a norm of other channels": (lambda: decoding.logits(f(7), f(4), f(4), f(3), f(4), f(7, 4)), "got 3, expected 4"),
+    "no values": (lambda: decoding.total(f(0)), "got 0, expected at least 1"),
     "no ids": (lambda: decoding.logits(f(0), f(4), f(4), f(4), f(4), f(0, 4)), "got 0, expected at least 1"),
 }
 

@@ -256,7 +256,7 @@ def test_a_prompt_can_fill_the_context(first):
     for position in range(first, LONG.seq_len):
         assert relative_error(decoder.decode(int(tokens[0, position])), expected[position]) < KERNEL_LIMIT
     assert decoder.length == decoder.capacity == LONG.seq_len
-    with pytest.raises(ValueError, match="at most 300"):
+    with pytest.raises(ValueError, match=f"at most {LONG.seq_len}"):
         decoder.decode(0)
     assert decoder.length == LONG.seq_len
 

@@ -11,7 +11,7 @@ from gpt_core.gradcheck import relative_error
 from gpt_core.kernels import conversion, decoding, threads
 from gpt_core.kernels.arrays import ALIGNMENT
 from gpt_core.model.gpt import GPT
-from gpt_core.model.inference import Decoder
+from gpt_core.model.inference import Decoder, kv_caches
 from gpt_core.model.memory import decode_bytes
 from gpt_core.model.parameters import initial_parameters
 from gpt_core.model.stored_weights import StoredWeights, columns_of, stored
@@ -166,6 +166,16 @@ def test_all_matrices_of_a_model_are_aligned_in_one_allocation(weight_format):
     first = min(array.ctypes.data for array in panels)
     last = max(array.ctypes.data + array.nbytes for array in panels)
     assert last - first == sum(array.nbytes for array in panels)
+
+
+def test_the_caches_of_all_layers_are_aligned_in_one_allocation():
+    shape = ModelShape(d_model=45, hidden_size=8, vocab_size=9, num_heads=3, seq_len=7, layers=3)  # of 9.8 cache lines
+    caches = kv_caches(shape, bfloat16=True)
+    arrays = [array for cache in caches for array in (cache.keys, cache.values)]
+    assert [array.shape for array in arrays] == [(3, 7, 15)] * 6
+    starts = [array.ctypes.data for array in arrays]
+    assert [start % ALIGNMENT for start in starts] == [0] * 6
+    assert np.diff(starts).tolist() == [10 * ALIGNMENT] * 5
 
 
 def test_float32_weights_are_not_copied():
