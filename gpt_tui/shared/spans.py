@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Literal, NamedTuple
 
@@ -54,6 +55,28 @@ def fitted(line: Line, width: int) -> list[Span]:
 def shortened(text: str, width: int) -> str:
     """Return text of at most this width in cells, with an ellipsis if it is cut."""
     return text if cell_len(text) <= width else set_cell_size(text, max(0, width - 1)) + ELLIPSIS[: max(0, width)]
+
+
+def shortened_names(names: Sequence[str], width: int) -> list[str]:
+    """Return names of at most this width in cells, each cut where it stays unlike the others.
+
+    Names of runs differ at the end, so they are cut at the start; those that would then be equal, in the middle.
+    """
+    cut = [_cut_after(name, width, 0) for name in names]
+    count = Counter(cut)
+    return [
+        text if count[text] == 1 else _cut_after(name, width, width // 2) for name, text in zip(names, cut, strict=True)
+    ]
+
+
+def _cut_after(name: str, width: int, kept: int) -> str:
+    """Return a name of at most this width; if it is cut, after `kept` cells of its start."""
+    if cell_len(name) <= width:
+        return name
+    end = name[-width:]
+    while cell_len(end) > max(0, width - kept - 1):
+        end = end[1:]
+    return set_cell_size(name, kept) + ELLIPSIS + end
 
 
 def side_by_side(left: Sequence[Line], right: Sequence[Line], left_width: int) -> list[Line]:

@@ -33,6 +33,7 @@ from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_events import advance_all
 from gpt_tui.session.run_finder import CheckpointFacts, RunInfo, RunStatus
 from gpt_tui.session.run_state import RunState
+from gpt_tui.shared.spans import shortened_names
 from gpt_tui.shared.theme import DAY, NIGHT, RUNS_ON_DARK, RUNS_ON_LIGHT, run_colors
 from gpt_tui.tabs.runs.compare_charts import CompareCharts
 from gpt_tui.tabs.runs.presenter import (
@@ -47,7 +48,6 @@ from gpt_tui.tabs.runs.presenter import (
     legend,
     log_rows,
     place_of,
-    shortened,
     tokenizer_note,
 )  # fmt: skip
 from tests.tui.log_samples import run_events
@@ -269,8 +269,14 @@ def test_the_cells_of_a_run_are_its_settings_last_step_and_best_scores() -> None
 
 
 def test_a_long_name_is_cut_at_its_start() -> None:
-    assert shortened("models/first", 8) == "…s/first"
-    assert shortened("models", 8) == "models"
+    assert shortened_names(["models/first", "models"], 8) == ["…s/first", "models"]
+    assert shortened_names(["模型/第一", "模型"], 6) == ["…/第一", "模型"]  # two cells each
+
+
+def test_names_that_would_be_equal_are_cut_in_the_middle() -> None:
+    names = ["old-race/dropout=0/seed-1", "new-race/dropout=0/seed-1", "new-race/dropout=0/seed-2"]
+    assert shortened_names(names, 16) == ["old-race…/seed-1", "new-race…/seed-1", "…ropout=0/seed-2"]
+    assert shortened_names(names, 25) == names
 
 
 def test_the_status_of_a_crashed_run_says_so_and_has_no_time_left() -> None:

@@ -46,6 +46,7 @@ from gpt_tui.shared.formatting import (
 )
 from gpt_tui.shared.rows import RULE, Row, Tone
 from gpt_tui.shared.sanitize import one_line
+from gpt_tui.shared.spans import shortened_names
 
 SYMBOLS = {
     RunStatus.LIVE: "▶", RunStatus.PAUSED: "‖", RunStatus.FINISHED: "✓", RunStatus.STOPPED: "■",
@@ -97,11 +98,6 @@ def name_of(folder: Path) -> str:
     """Return a run's name: its folder, relative to the working folder if it is below it."""
     absolute, here = str(folder.absolute()), f"{Path.cwd()}/"
     return one_line(absolute.removeprefix(here)) if absolute != here[:-1] else "."
-
-
-def shortened(name: str, width: int) -> str:
-    """Cut a name at its start, as the names of runs differ at the end."""
-    return name if len(name) <= width else "…" + name[len(name) - width + 1 :]
 
 
 def is_own_run(run: RunInfo) -> bool:
@@ -183,11 +179,12 @@ def legend(
     width: int, height: int,
 ) -> list[LegendLine]:  # fmt: skip
     """Return number, name and value at `x` (None: at the end) of each run, with the details that fit."""
+    values = [value_at(run, metric_name, axis, x) for run in runs]
+    texts = ["–" if value is None else metric_value(metric(metric_name), value, unit=False) for value in values]
+    names = shortened_names([run.name for run in runs], width - max(map(len, texts), default=0) - 5)
     lines = []
-    for run, detail in zip(runs, details, strict=True):
-        value = value_at(run, metric_name, axis, x)
-        text = "–" if value is None else metric_value(metric(metric_name), value, unit=False)
-        lines.append(LegendLine(run.number, shortened(run.name, width - len(text) - 5), text))
+    for run, name, text, detail in zip(runs, names, texts, details, strict=True):
+        lines.append(LegendLine(run.number, name, text))
         shown: list[str] = []
         room = height // len(runs) - 1
         for line in detail.split("\n"):

@@ -13,9 +13,9 @@ from textual.widgets import DataTable
 
 from gpt_tui.charts.overlay import MAX_RUNS
 from gpt_tui.session.run_finder import RunInfo
-from gpt_tui.shared import spans
+from gpt_tui.shared.spans import shortened, shortened_names
 from gpt_tui.shared.titled import Titled
-from gpt_tui.tabs.runs.presenter import COLUMNS, MARK, NAME, STATUS, STATUS_TONES, cells, columns_at, shortened
+from gpt_tui.tabs.runs.presenter import COLUMNS, MARK, NAME, STATUS, STATUS_TONES, cells, columns_at
 
 SCROLLBAR = 1
 
@@ -76,8 +76,8 @@ class RunsTable(Titled, DataTable[Text], inherit_bindings=False):
         if self._rows_shown != [run.folder for run in runs] or layout != self._columns_shown:
             self._rebuild(layout, selected.folder if selected else None)
             return
-        for row, run in enumerate(runs):
-            for place, text in enumerate(self._texts(run)):
+        for row, texts in enumerate(self._rows_of_texts()):
+            for place, text in enumerate(texts):
                 if self.get_cell_at((row, place)) != text:  # type: ignore[arg-type]
                     self.update_cell_at((row, place), text)  # type: ignore[arg-type]
 
@@ -89,18 +89,23 @@ class RunsTable(Titled, DataTable[Text], inherit_bindings=False):
             for index, width in layout:
                 column = COLUMNS[index]
                 self.add_column(Text(column.title.rjust(width) if column.align_right else column.title), width=width)
-            for run in self._runs:
-                self.add_row(*self._texts(run))
+            for texts in self._rows_of_texts():
+                self.add_row(*texts)
             row = next((row for row, run in enumerate(self._runs) if run.folder == selected), 0)
             self.move_cursor(row=row, animate=False)
         self._post_selected()
 
-    def _texts(self, run: RunInfo) -> list[Text]:
+    def _rows_of_texts(self) -> list[list[Text]]:
+        """Return the cells of each run, in the columns that are shown."""
+        rows = [cells(run, self._marks.get(run.folder, 0), self._now_s) for run in self._runs]
+        names = shortened_names([row[NAME] for row in rows], dict(self._columns_shown)[NAME])
+        return [self._texts(*parts) for parts in zip(self._runs, rows, names, strict=True)]
+
+    def _texts(self, run: RunInfo, row: Sequence[str], name: str) -> list[Text]:
         mark = self._marks.get(run.folder, 0)
-        row = cells(run, mark, self._now_s)
         texts = []
         for index, width in self._columns_shown:
-            cell = shortened(row[index], width) if index == NAME else spans.shortened(row[index], width)
+            cell = name if index == NAME else shortened(row[index], width)
             text = Text(cell.rjust(width) if COLUMNS[index].align_right else cell, no_wrap=True)
             if index == MARK and mark:
                 text.stylize(self.get_component_rich_style(f"runs--run-{mark}", partial=True))

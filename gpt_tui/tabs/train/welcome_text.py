@@ -15,6 +15,7 @@ from gpt_tui.session.run_preview import shown_path
 from gpt_tui.shared.formatting import PART_MARK, age, estimated_duration, integer, narrow, short
 from gpt_tui.shared.rows import Tone
 from gpt_tui.shared.sanitize import one_line, printable
+from gpt_tui.shared.spans import shortened_names
 
 DROPPED_FIRST = ("shape", "batch", "memory", "ranks", "eval text", "why")
 """Rows of the preview that are left out of a low terminal, least important first."""
@@ -90,7 +91,10 @@ def time_text(estimate: RunEstimate) -> str:
 def runs_panel(recent: RecentRuns, keys: Mapping[str, str], now_s: float, width: int) -> Panel:
     """Return the recent runs; where there are none, the overview of a first run."""
     if recent.runs:
-        lines = [(run_line(run, now_s, width), run_tone(run)) for run in recent.runs]
+        names = shortened_names([shown_path(run.folder) for run in recent.runs], name_width(width))
+        lines = [
+            (run_line(run, name, now_s, width), run_tone(run)) for run, name in zip(recent.runs, names, strict=True)
+        ]
         if any(run.best.part_tokens for run in recent.runs):
             lines.append((f"{PART_MARK}: of a part of the eval text", "dim"))
         return Panel("recent runs", [(heading(width), "dim"), *lines])
@@ -105,23 +109,25 @@ def heading(width: int) -> str:
     return columns("run", "status", "steps", "bits/byte", "updated", width)
 
 
-def run_line(run: RunInfo, now_s: float, width: int) -> str:
-    """Return folder, status, steps, best score and age of a run."""
+def run_line(run: RunInfo, name: str, now_s: float, width: int) -> str:
+    """Return name, status, steps, best score and age of a run."""
     steps = short(run.step) if run.step >= 100_000 else integer(run.step)
     bits = run.best.mark + narrow(run.best.bits_per_byte) if math.isfinite(run.best.bits_per_byte) else "–"
     updated = f"{age(max(0.0, now_s - run.updated_at))} ago" if run.updated_at else "–"
-    return columns(shown_path(run.folder), run.status.value, steps, bits, updated, width)
+    return columns(name, run.status.value, steps, bits, updated, width)
 
 
 def columns(name: str, status: str, steps: str, bits: str, updated: str, width: int) -> str:
-    """Return a line of the list of runs; the name takes the remaining width and is cut at its start."""
-    fixed = STATUS_WIDTH + STEPS_WIDTH + BITS_WIDTH + AGE_WIDTH + 4
-    name_width = max(8, width - fixed)
-    name = name if len(name) <= name_width else "…" + name[len(name) - name_width + 1 :]
+    """Return a line of the list of runs."""
     return (
-        f"{name:<{name_width}} {status:<{STATUS_WIDTH}} {steps:>{STEPS_WIDTH}} {bits:>{BITS_WIDTH}} "
+        f"{name:<{name_width(width)}} {status:<{STATUS_WIDTH}} {steps:>{STEPS_WIDTH}} {bits:>{BITS_WIDTH}} "
         f"{updated:>{AGE_WIDTH}}"
     )
+
+
+def name_width(width: int) -> int:
+    """Return the width of a run's name, which takes what the other columns leave."""
+    return max(8, width - STATUS_WIDTH - STEPS_WIDTH - BITS_WIDTH - AGE_WIDTH - 4)
 
 
 def run_tone(run: RunInfo) -> Tone:
