@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from rich.cells import cell_len
 
 from gpt_core.checkpoints import store
 from gpt_core.checkpoints.store import CheckpointStore
@@ -271,6 +272,16 @@ def test_names_are_escaped_and_long_ones_are_cut(tmp_path: Path):
     shown = table(FolderScanner(str(tmp_path)).scan().files, {}, NOW_S, 60)
     assert "xxx…" in shown.rows[0].text
     assert "␛[31m[red]" in shown.rows[1].text
+
+
+@pytest.mark.parametrize("width", [40, 116])
+def test_rows_with_wide_characters_are_aligned(tmp_path: Path, width: int):
+    save(tmp_path / "模型一.safetensors", 1)
+    save(tmp_path / ("模" * 60 + ".safetensors"), 2)
+    save(tmp_path / "plain.safetensors", 3)
+    shown = table(FolderScanner(str(tmp_path)).scan().files, {}, NOW_S, width)
+    assert len({cell_len(row.text) for row in shown.rows}) == 1
+    assert all(cell_len(row.text + row.status) <= width for row in shown.rows)
 
 
 # -- text

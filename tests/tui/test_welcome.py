@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from rich.cells import cell_len
 from textual.widgets import Input
 
 from gpt_core.bench.estimate import StepTime
@@ -94,6 +95,8 @@ def test_recent_runs_are_listed_with_aligned_columns_at_any_width():
     assert len({len(text) for text, _ in panel.lines}) == 1
     assert math.isinf(runs[1].best.bits_per_byte)
     assert " – " in second
+    wide = runs_panel(RecentRuns((runs[0]._replace(folder=Path("模型/一")),)), KEYS, 160.0, 70)
+    assert len({cell_len(text) for text, _ in wide.lines}) == 1
     part = runs_panel(RecentRuns((runs[0]._replace(best=scores._replace(part_tokens=100)),)), KEYS, 160.0, 70)
     assert "~2.345" in part.lines[1][0]
     assert part.lines[2] == ("~: of a part of the eval text", "dim")

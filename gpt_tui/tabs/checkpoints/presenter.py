@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from rich.cells import cell_len, set_cell_size
+
 from gpt_core.checkpoints.store import DamagedCheckpoint, chat_candidates, resume_candidates
 from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.config.validation import names_as_text
@@ -30,6 +32,7 @@ from gpt_tui.shared.formatting import (
 )
 from gpt_tui.shared.rows import Tone
 from gpt_tui.shared.sanitize import one_line
+from gpt_tui.shared.spans import shortened
 from gpt_tui.tabs.checkpoints.files import CheckpointFile, FolderContents, Stamp
 
 Use = Literal["chat with", "resume from", "fine-tune", "export"]
@@ -97,7 +100,7 @@ class _Column(NamedTuple):
 
     @property
     def width(self) -> int:
-        return max(map(len, (self.title, *self.cells)))
+        return max(map(cell_len, (self.title, *self.cells)))
 
 
 def status_cell(file: CheckpointFile, verification: Verification) -> tuple[str, Tone]:
@@ -191,7 +194,7 @@ def _that_fit(columns: list[_Column], room: int) -> list[_Column]:
 
 def _joined(name: str, name_width: int, columns: list[_Column], index: int | None) -> str:
     """Join a line without its last column: the titles if `index` is None, else that row."""
-    parts = [name.ljust(name_width) if len(name) <= name_width else f"{name[: name_width - 1]}…"]
+    parts = [set_cell_size(shortened(name, name_width), name_width)]
     for column in columns:
         text = column.title if index is None else column.cells[index]
         parts.append(text.rjust(column.width) if column.align_right else text.ljust(column.width))

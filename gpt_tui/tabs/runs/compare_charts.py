@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.content import Content
 from textual.reactive import reactive
@@ -109,7 +110,7 @@ class OverlayLegend(Titled, Widget):
         shown = []
         for number, text, value in lines:
             if number:
-                gap = " " * max(1, self.size.width - len(text) - len(value) - 5)
+                gap = " " * max(1, self.size.width - cell_len(text) - len(value) - 5)
                 run = (f"{number} ⠒⠒ ", f"bold $run-{number}")
                 shown.append(Content.assemble(run, text, gap, (value, "bold")))
             else:

@@ -7,6 +7,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from rich.cells import set_cell_size
+
 from gpt_core.bench.estimate import estimate_run_length
 from gpt_tui.new_run.estimate import RunEstimate, memory_here, memory_text, step_time
 from gpt_tui.session.recent_runs import RecentRuns
@@ -119,10 +121,8 @@ def run_line(run: RunInfo, name: str, now_s: float, width: int) -> str:
 
 def columns(name: str, status: str, steps: str, bits: str, updated: str, width: int) -> str:
     """Return a line of the list of runs."""
-    return (
-        f"{name:<{name_width(width)}} {status:<{STATUS_WIDTH}} {steps:>{STEPS_WIDTH}} {bits:>{BITS_WIDTH}} "
-        f"{updated:>{AGE_WIDTH}}"
-    )
+    figures = f"{status:<{STATUS_WIDTH}} {steps:>{STEPS_WIDTH}} {bits:>{BITS_WIDTH}} {updated:>{AGE_WIDTH}}"
+    return f"{set_cell_size(name, name_width(width))} {figures}"
 
 
 def name_width(width: int) -> int:
