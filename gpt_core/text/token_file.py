@@ -17,7 +17,13 @@ from gpt_core.text.corpus import BLOCK_BYTES
 from gpt_core.text.documents import DocumentKind
 from gpt_core.text.reader import TextReader, empty
 from gpt_core.text.source import TextSource
-from gpt_core.text.token_stream import FileSource, TokenStream, encode_parts, marks_per_document, separator_of
+from gpt_core.text.token_stream import (
+    FileSource,
+    TokenStream,
+    encode_parts,
+    marks_per_document,
+    stream_of,
+)
 from gpt_core.tokenizers import Tokenizer
 
 VERSION = 1
@@ -111,10 +117,7 @@ def open_token_file(
         return None
     if documents is None:
         return None
-    return TokenStream(
-        ids, 0, header.count, header.text_bytes, tokenizer.token_lengths, sha256, source.name, documents,
-        separator_of(tokenizer),
-    )  # fmt: skip
+    return stream_of(ids, header.count, header.text_bytes, tokenizer, sha256, source.name, documents)
 
 
 def read_header(cache: Path) -> Header | None:

@@ -211,9 +211,17 @@ def tokens_of_documents(documents: Iterable[bytes], tokenizer: Tokenizer) -> Tok
         raise CorpusError("no tokens to train on: got only empty documents, expected text")
     digest = hashlib.sha256(b"\n".join(texts)).hexdigest()
     size = sum(len(text) for text in texts)
-    return TokenStream(
-        MemorySource(ids), 0, len(ids), size, tokenizer.token_lengths, digest, "", len(texts), separator_of(tokenizer)
-    )
+    return stream_of(MemorySource(ids), len(ids), size, tokenizer, digest, "", len(texts))
+
+
+def stream_of(
+    ids: TokenSource, count: int, size: int, tokenizer: Tokenizer, sha256: str, name: str, documents: int
+) -> TokenStream:
+    """Return all tokens of a source, which encode a text of `size` bytes, or what a lossy tokenizer keeps of it."""
+    text = TokenStream(
+        ids, 0, count, size, tokenizer.token_lengths, sha256, name, documents, separator_of(tokenizer)
+    )  # fmt: skip
+    return text if tokenizer.is_lossless else replace(text, bytes=bytes_between(text, 0, count))
 
 
 def split_held_out(text: TokenStream, val_frac: float) -> tuple[TokenStream, TokenStream]:

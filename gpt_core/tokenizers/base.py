@@ -42,6 +42,7 @@ class BaseTokenizer(ABC):
     name: ClassVar[str]
     training_version: ClassVar[int] = 1
     lookahead: ClassVar[int] = 0
+    is_lossless: ClassVar[bool] = True
     vocab_size: int
     vocabulary: list[bytes]
 

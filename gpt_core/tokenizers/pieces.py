@@ -102,6 +102,7 @@ class AsciiTokenizer(PieceTokenizer):
 
     name: ClassVar[str] = "ascii"
     lookahead: ClassVar[int] = 0
+    is_lossless: ClassVar[bool] = False
     measured_bytes_per_token: ClassVar[tuple[float, ...]] = (1.22, 2.39, 2.93, 3.35, 3.60, 3.71)
 
     @classmethod

@@ -67,6 +67,10 @@ class Tokenizer(Protocol):
         """
 
     @property
+    def is_lossless(self) -> bool:
+        """True if decoding returns the bytes that were encoded. Else scores per byte are of the encoded bytes alone."""
+
+    @property
     def token_lengths(self) -> NDArray[np.unsignedinteger]:
         """Number of bytes of each id. Shape: (V,)."""
 

@@ -354,6 +354,13 @@ def test_a_text_that_ascii_folding_reduces_to_nothing_is_rejected(text):
     assert len(load_tokens(any_bytes(text), PIECES, "paragraph")) == 8
 
 
+def test_the_bytes_of_a_text_are_those_that_a_lossy_tokenizer_keeps(text):
+    text.write_text("Hello, Wörld!\n\nIt was late.\n")
+    tokens = load_tokens(any_bytes(text), AsciiTokenizer([], 260), "paragraph")
+    assert tokens.bytes == tokens.target_bytes == len("hello,wrld!itwaslate.")
+    assert load_tokens(any_bytes(text), PIECES, "paragraph").bytes == len(text.read_bytes())
+
+
 def test_memory_is_bounded_while_a_text_is_encoded(text, monkeypatch):
     for module in (blocks, corpus, token_file):
         monkeypatch.setattr(module, "BLOCK_BYTES", 1 << 14)
