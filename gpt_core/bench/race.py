@@ -257,11 +257,13 @@ def race_cases(
         raise ConfigError(f"--vary {repeated}: got it twice, expected all values in one list: {repeated}=A,B,C")
     rest: dict[str, object] = {"patience": 0, "epsilon": 0.0, "max_epochs": NO_EPOCH_LIMIT, "save_epoch_number": 0}
     rest["hold_out"] = not overrides.value("eval_file")
+    length: dict[str, object] = {}  # above all: a configuration file has a limit of its own, perhaps 0
     if steps:
-        rest |= {"max_steps": steps, "eval_every_steps": _evaluation_interval(steps)}
-    base = overrides._replace(layers=(("race", rest), *overrides.layers))
+        rest["eval_every_steps"] = _evaluation_interval(steps)
+        length["max_steps"] = steps
+    base = overrides._replace(layers=(("race", rest), *overrides.layers, ("--steps", length)))
     chosen: dict[str | None, Overrides] = {}
-    cases = []
+    cases: list[Case] = []
     for combination in itertools.product(*varied):
         changes = {name: value for choice in combination for name, value in choice.items()}
         title = " ".join(f"{name}={value}" for name, value in changes.items())
@@ -269,7 +271,10 @@ def race_cases(
         if preset not in chosen:
             chosen[preset] = with_choice(base._replace(preset=preset), measurements, progress)[0]
         settings = resolve_new(chosen[preset].override("--vary", changes)).settings
-        cases.append(Case(title, with_precision(settings)[0]))
+        case = Case(title, with_precision(settings)[0])
+        if same := next((other.name for other in cases if other.settings == case.settings), ""):
+            raise ConfigError(f"--vary: got {same} and {title}, expected different settings")
+        cases.append(case)
     return cases
 
 

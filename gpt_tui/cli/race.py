@@ -33,9 +33,11 @@ from gpt_core.config.resolve import Overrides
 from gpt_core.config.settings import Settings
 from gpt_core.errors import EXIT_OK, ConfigError, InputError
 from gpt_core.run_files import METRICS, RACE
+from gpt_core.text.reader import text_sha256
 from gpt_core.training.events import AnyEvent
 from gpt_core.training.metrics_log import read_metrics
 from gpt_core.training.request import LoadedCheckpoint, RunRequest, load_checkpoint
+from gpt_core.training.setup import text_sources
 from gpt_tui.cli.options import requested_settings
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.headless.runner import follow, open_trainer
@@ -57,10 +59,12 @@ class Manifest(msgspec.Struct, frozen=True):
     Attributes:
         requested: What was requested, but for the number of seeds, which may grow.
         cases: The cases, the baseline first.
+        texts: Digests of the training text and of a separate eval text; empty in folders of earlier versions.
     """
 
     requested: dict[str, Any]
     cases: list[Case]
+    texts: list[str] = []
 
 
 class RaceRun(NamedTuple):
@@ -107,15 +111,23 @@ def race(options: Namespace) -> int:
     overrides = requested_settings(options)
     check_options(options, overrides)
     folder = Path(FOLDER if options.models_dir is None else str(overrides.value("models_dir")))
-    cases = cases_in(folder, options, overrides)
+    started = manifest_in(folder, options, overrides)
+    cases = started.cases
     first = int(str(overrides.value("seed")))
     runs = [
         RaceRun(case, seed, folder / f"{folder_name(case)},seed={seed}")
         for seed in range(first, first + options.seeds)
         for case in cases
     ]
+    is_checked = False
     for number, run in enumerate(runs):
-        if not run.curve().is_finished and (code := train(run, f"run {number + 1} of {len(runs)}")):
+        if run.curve().is_finished:
+            continue
+        if not is_checked and started.texts and started.texts != text_digests(cases[0].settings):
+            remedy = "restore it, or start another race with --models-dir"
+            raise ConfigError(f"{folder}: the text has changed since this race began; {remedy}")
+        is_checked = True
+        if code := train(run, f"run {number + 1} of {len(runs)}"):
             command = "the same command continues the race"
             print(f"gpt-tui: stopped; {number} of {len(runs)} runs are finished; {command}", file=sys.stderr)
             return code
@@ -140,8 +152,8 @@ def check_options(options: Namespace, overrides: Overrides) -> None:
         raise InputError(f"got --seeds {options.seeds}, expected 1 to {MAX_SEEDS}")
 
 
-def cases_in(folder: Path, options: Namespace, overrides: Overrides) -> list[Case]:
-    """Return the cases of the race in a folder, which are written there when it starts.
+def manifest_in(folder: Path, options: Namespace, overrides: Overrides) -> Manifest:
+    """Return the manifest of the race in a folder, which is written there when it starts.
 
     Raises:
         ConfigError: The folder has another race, is a file, or cannot be written.
@@ -158,20 +170,27 @@ def cases_in(folder: Path, options: Namespace, overrides: Overrides) -> list[Cas
     found = read_manifest(folder)
     if found is not None:
         if found.requested != requested:
-            raise ConfigError(f"{folder} has another race; choose another folder with --models-dir")
-        return found.cases
+            other = " and ".join(name for name in requested if found.requested.get(name) != requested[name])
+            raise ConfigError(f"{folder} has another race, with other {other}; choose another folder with --models-dir")
+        return found
     with ProgressLine() as waiting:
         cases = race_cases(overrides, options.vary, steps=options.steps or 0, progress=waiting)
+        started = Manifest(requested, cases, text_digests(cases[0].settings))
     if len({folder_name(case) for case in cases}) < len(cases):
         raise InputError("--vary: got two cases with the same folder (/ becomes - in its name); leave one of them out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        text = msgspec.json.format(msgspec.json.encode(Manifest(requested, cases)), indent=1)
+        text = msgspec.json.format(msgspec.json.encode(started), indent=1)
         files.replace_file(folder / RACE, [text])
     except OSError as error:
         reason = files.reason(error)
         raise ConfigError(f"{folder} cannot be written: {reason}; choose another --models-dir") from None
-    return cases
+    return started
+
+
+def text_digests(settings: Settings) -> list[str]:
+    """Return the digests of the training text and of a separate eval text. Raises CorpusError as `text_sources`."""
+    return [text_sha256(source) for source in text_sources(settings) if source is not None]
 
 
 def folder_name(case: Case) -> str:
@@ -201,7 +220,8 @@ def train(run: RaceRun, which: str) -> int:
     Raises the errors of `open_run` and of the trainer.
     """
     request = RunRequest(run.settings, overwrite=True)
-    if resume_candidates(CheckpointStore(run.folder).list()):
+    has_log = (run.folder / METRICS).exists()  # without the scores of its log, a run is trained again
+    if has_log and resume_candidates(CheckpointStore(run.folder).list()):
         checkpoint, damaged = load_checkpoint("newest", run.folder)
         request = RunRequest(
             run.settings, resume=checkpoint.path, passed_over=damaged, loaded=LoadedCheckpoint(checkpoint)

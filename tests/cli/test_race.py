@@ -172,11 +172,37 @@ def test_a_run_that_was_resumed_with_another_limit_before_its_end_is_refused(
     )
 
 
+def test_a_run_that_lost_its_log_is_trained_again(capsys: pytest.CaptureFixture[str]) -> None:
+    assert race("--json") == 0
+    whole = json.loads(capsys.readouterr().out)
+    Path("race/learning_rate=0.0001,seed=1/metrics.jsonl").unlink()
+    assert race("--json") == 0
+    again = json.loads(capsys.readouterr().out)
+    assert [case["bits_per_byte"] for case in again["cases"]] == [case["bits_per_byte"] for case in whole["cases"]]
+
+
 def test_another_race_in_the_folder_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     race()
     capsys.readouterr()
     assert race("--set", "layers=2") == 2
-    assert "race has another race; choose another folder with --models-dir" in capsys.readouterr().err
+    assert "race has another race, with other settings; choose another folder" in capsys.readouterr().err
+    assert cli.main([*RACE[:2], "9", *RACE[3:]]) == 2
+    assert "race has another race, with other steps; choose another folder" in capsys.readouterr().err
+
+
+def test_the_text_of_a_race_may_not_change_while_runs_are_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    race()
+    text = Path("data/raw/train.en").read_bytes()
+    Path("data/raw/train.en").write_bytes(text + b"one more line\n")
+    assert race() == 0  # nothing is trained
+    capsys.readouterr()
+    assert cli.main([*RACE[:4], "3", *RACE[5:]]) == 2
+    assert capsys.readouterr().err == (
+        "gpt-tui: race: the text has changed since this race began; restore it, or start another race with "
+        "--models-dir\n"
+    )
+    Path("data/raw/train.en").write_bytes(text)
+    assert cli.main([*RACE[:4], "3", *RACE[5:]]) == 0
 
 
 def test_a_file_in_the_place_of_the_folder_of_a_race_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -161,6 +162,14 @@ def test_nothing_but_the_steps_ends_a_run_and_the_last_step_is_evaluated() -> No
     assert (settings.max_steps, settings.patience, settings.epsilon) == (130, 0, 0.0)
 
 
+@pytest.mark.parametrize("limit", [0, 7])
+def test_the_steps_of_a_race_replace_the_limit_of_a_configuration_file(tmp_path: Path, limit: int) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(f"max_steps = {limit}\npatience = 3\n")
+    settings = race_cases(read_overrides(config_file=file), ["seq_len=64,32"], steps=130)[0].settings
+    assert (settings.max_steps, settings.patience) == (130, 3)
+
+
 @pytest.mark.parametrize(
     ("steps", "every"),
     [
@@ -214,6 +223,7 @@ def test_a_time_budget_chooses_once_for_all_cases_of_a_preset() -> None:
         (["layer=2,3"], "unknown setting"),
         (["layers=2,x"], "layers: got"),
         (["preset=nano,huge"], "unknown preset"),
+        (["dropout=0.1,1e-1"], "got dropout=0.1 and dropout=1e-1, expected different settings"),
     ],
 )
 def test_what_cannot_be_varied_is_refused(vary: list[str], message: str) -> None:
