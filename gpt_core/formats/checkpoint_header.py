@@ -295,7 +295,7 @@ def open_checkpoint(path: Path | str) -> io.FileIO:
     except OSError as error:
         if os.path.isdir(path) and (found := _model_of_another_program(path)):
             raise NotACheckpointError(found) from None
-        raise CheckpointError(f"{path}: {files.reason(error)}; name a checkpoint ({EXTENSION})") from None
+        raise CheckpointError(f"{path}: {files.reason(error)}", f"; name a checkpoint ({EXTENSION})") from None
 
 
 def checkpoint_name(kind: str, epoch: int = 0) -> str:

@@ -22,7 +22,7 @@ from gpt_tui.session.run_events import advance_all
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.spans import Line, width_of
 from gpt_tui.tabs.inside.views.heads import HeadsView, largest
-from gpt_tui.tabs.inside.views.health import HealthView, bar, health_rows
+from gpt_tui.tabs.inside.views.health import HealthView, bar, change_text, health_rows
 from gpt_tui.tabs.inside.views.history import StatsHistory, columns_of, history, point_at, steps_range
 from gpt_tui.tabs.inside.views.view import Cursor, Extent, Frame, Origin, Size, Task
 from tests.tui.inside_samples import history_events
@@ -139,6 +139,13 @@ def test_unusual_updates_and_dead_layers_are_marked_without_color_alone():
 def test_a_sparkline_has_the_usual_update_in_its_middle():
     rows = health_rows(RUN.health)
     assert (bar(rows[0], 0), bar(rows[1], 0), bar(rows[4], 0), bar(rows[0], -1)) == ("▅", "▆", " ", " ")
+
+
+@pytest.mark.parametrize(
+    ("log10", "shown"), [(-0.5, "31.6%"), (-1.5, "3.2%"), (-2.5, "0.32%"), (-3.49, "0.032%"), (-4.5, "3.2e-05")]
+)
+def test_a_small_update_is_not_shown_as_zero(log10: float, shown: str) -> None:
+    assert change_text(10.0**log10) == shown
 
 
 def test_the_chart_of_a_tensor_has_a_line_at_the_usual_update():

@@ -176,6 +176,13 @@ def value_text(row: HealthRow, value: float) -> str:
     return percent(value) if row.is_units else fixed(value, 2)
 
 
+def change_text(ratio: float) -> str:
+    """Format an update over the weights as a percentage, below 1% with two significant digits."""
+    if ratio < 10.0**LOW_RATIO:
+        return f"{ratio:.1e}"
+    return percent(ratio) if ratio >= 0.01 else f"{100 * ratio:.2g}%"
+
+
 def chart_lines(result: StatsHistory, row: HealthRow, cursor: Cursor, width: int, height: int) -> list[Line]:
     """Return the chart of a row over the steps, with a line at the usual size of an update; [] without room."""
     points, rows = result.run.health, min(height, MAX_CHART_ROWS) - 1
@@ -210,7 +217,7 @@ def fact_lines(result: StatsHistory, row: HealthRow, cursor: Cursor, width: int)
     elif np.isnan(value):
         parts = [f"{where} norm {number_text(row.norms[at])}", "update unknown"]
     else:
-        size = percent(10.0**value) if value > LOW_RATIO else f"{10.0**value:.1e}"
+        size = change_text(10.0**value)
         parts = [f"{where} an update changes it by {size}", f"log10 {fixed(value, 2)}, usual -3"]
     lines: list[Line] = [[Span(line)] for line in joined(parts, width)]
     if result.is_measured:
