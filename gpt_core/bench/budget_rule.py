@@ -7,12 +7,13 @@ The model is the largest of `MODELS` that
   measured to have, where at most `Model.max_passes` passes over the text count: a larger model would not have learned
   enough by the deadline, or would memorize the text.
 
-All models but the largest, the preset `mini`, have the layers of Qwen3 and are trained by Muon. A text that is read
-several times by a model that is large for it is memorized without dropout and with little weight decay: both follow
-from passes and sizes (`REGULARIZATION`), unless the run starts from a file. The rate is constant after a short warm-up,
-and falls to 0 over the last half of the budget. Nothing but the deadline ends the run. Settings that were requested
-replace what the rule chooses, one by one: a requested preset fixes the model, and a file to start from does. No
-`epoch_NNN` is saved: a short text has an epoch per second.
+All models but the largest, the preset `mini`, have the layers of Qwen3 and are trained by Muon. A short text has a
+small vocabulary (`VOCABULARIES`): most tokens of a larger one would occur too rarely in it to be learned. A text
+that is read several times by a model that is large for it is memorized without dropout and with little weight decay:
+both follow from passes and sizes (`REGULARIZATION`), unless the run starts from a file. The rate is constant after a
+short warm-up, and falls to 0 over the last half of the budget. Nothing but the deadline ends the run. Settings that
+were requested replace what the rule chooses, one by one: a requested preset fixes the model, and a file to start from
+does. No `epoch_NNN` is saved: a short text has an epoch per second.
 
 `benchmarks/RESULTS.md` says which of these choices were measured, and how. `gpt-tui race` measures others.
 """
@@ -23,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import floor, inf
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -42,6 +43,8 @@ from gpt_core.training.request import Newest, RunRequest, resolve_request
 
 REGULARIZATION = ((200, 0.3, 0.5), (100, 0.2, 0.5), (15, 0.1, 0.5), (-1, 0.0, 0.1))
 """(bound, dropout, weight decay): the first entry whose bound `Candidate.memorization` exceeds."""
+VOCABULARIES = ((100_000, 1024), (400_000, 2048))
+"""(bound, largest vocabulary): the first entry whose bound the bytes of the training text are below"""
 MEMORY_SHARE = 0.5  # of the free memory
 WARMUP_SHARE, MIN_WARMUP, MAX_WARMUP = 0.02, 100, 200
 MAX_WARMUP_SHARE = 0.25
@@ -70,6 +73,11 @@ class Model(NamedTuple):
     def values(self) -> dict[str, object]:
         """The settings that come with the model: shape, layers, rates, optimizer, batches."""
         return {name: self.settings[name] for name in _MODEL if name in self.settings}
+
+    def with_vocabulary(self, largest: float) -> Model:
+        """Return the model with a vocabulary of at most this size."""
+        size: Any = self.settings["vocab_size"]
+        return self._replace(settings={**self.settings, "vocab_size": min(size, largest)})
 
 
 _SMALL: dict[str, object] = PRESETS["nano"] | QWEN3 | _MUON | {"seq_len": 128, "batch_size": 8}
@@ -171,8 +179,8 @@ class Candidate(NamedTuple):
 
     @property
     def memorization(self) -> float:
-        """Parameters per token of the text, times passes over it: how easily the model memorizes it."""
-        return self.passes * self.parameters / max(1, self.text_tokens)
+        """Parameters per token of the text, times passes over it: how easily the model memorizes it; 0 if read once."""
+        return self.passes * self.parameters / max(1, self.text_tokens) if self.passes > 1 else 0.0
 
     def per_parameter(self, max_passes: float) -> float:
         """Return the tokens per parameter, with at most this many passes over the text."""
@@ -218,6 +226,9 @@ def choose(overrides: Overrides, measurements: Measurements, progress: Progress 
     """
     is_fixed = overrides.preset is not None or bool(overrides.value("init_from"))
     options = _options(overrides, (Model({}, 0),) if is_fixed else MODELS)
+    largest = inf if is_fixed else _largest_vocabulary(measurements.texts(options[0][1]))
+    if largest < inf:
+        options = _options(overrides, [model.with_vocabulary(largest) for model in MODELS])
     free = measurements.free_memory()
     chosen: Candidate | None = None
     limit = ""
@@ -243,7 +254,10 @@ def choose(overrides: Overrides, measurements: Measurements, progress: Progress 
     chosen = chosen._replace(settings=settings, step_s=measurements.time(settings).step_s)  # dropout takes time
     dropout = regularization.get("dropout", 0.0)
     why_dropped = f"; dropout {dropout:g}, because the text is repeated" if dropout > 0 else ""
-    reason = _reason(chosen, limit, is_smallest=is_smallest) + why_dropped
+    why_few = ""
+    if largest < inf and "vocab_size" not in overrides.values:
+        why_few = f"; a vocabulary of {settings.vocab_size:,}, because the text is short"
+    reason = _reason(chosen, limit, is_smallest=is_smallest) + why_few + why_dropped
     return Choice(values | regularization | _schedule(chosen), reason)
 
 
@@ -269,6 +283,12 @@ def _options(overrides: Overrides, models: Sequence[Model]) -> list[tuple[Model,
         assert problem is not None
         raise problem
     return found
+
+
+def _largest_vocabulary(texts: CorpusStats) -> float:
+    """Return the size of the largest vocabulary that the training text teaches."""
+    size = texts.train_tokens * texts.bytes_per_token
+    return next((vocabulary for bound, vocabulary in VOCABULARIES if 0 < size < bound), inf)
 
 
 def _regularization(model: Candidate) -> dict[str, float]:

@@ -122,6 +122,30 @@ def test_a_small_text_limits_the_model_and_the_reason_says_so() -> None:
     assert "would need more text: 20 passes have fewer than 1 per parameter" in reason
 
 
+def test_a_short_text_has_a_small_vocabulary_unless_one_is_requested() -> None:
+    def of_bytes(size: int) -> Measurements:
+        texts = CorpusStats("my.txt", size, "", size // 4, 1_000, True, bytes_per_token=4.0)
+        return measurements()._replace(texts=lambda _settings: texts)
+
+    for size, vocabulary in ((99_996, 1024), (100_000, 2048), (399_996, 2048)):
+        settings, reason = chosen(requested(5), of_bytes(size))
+        assert settings.vocab_size == vocabulary
+        assert f"; a vocabulary of {vocabulary:,}, because the text is short; dropout" in reason
+    settings, reason = chosen(requested(5), of_bytes(400_000))
+    assert settings.vocab_size == preset("nano").vocab_size
+    assert "vocabulary" not in reason
+    settings, reason = chosen(requested(5, "vocab_size=2000"), of_bytes(20_000))
+    assert settings.vocab_size == 2000
+    assert "vocabulary" not in reason
+    assert chosen(requested(5, preset="micro"), of_bytes(20_000))[0].vocab_size == preset("micro").vocab_size
+
+
+def test_a_text_that_is_read_once_is_not_memorized() -> None:
+    settings, reason = chosen(requested(0.0001), measurements(text_tokens=60_000))
+    assert (settings.dropout, settings.weight_decay) == (0.0, 0.1)
+    assert "repeated" not in reason
+
+
 def test_a_model_that_is_just_too_large_has_fewer_tokens_in_the_reason_too() -> None:
     minutes = 60.0
     settings = resolve_new(Overrides(None, ((SOURCE, dict(MODELS[1].settings)),))).settings
