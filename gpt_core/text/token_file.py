@@ -17,13 +17,7 @@ from gpt_core.text.corpus import BLOCK_BYTES
 from gpt_core.text.documents import DocumentKind
 from gpt_core.text.reader import TextReader, empty
 from gpt_core.text.source import TextSource
-from gpt_core.text.token_stream import (
-    FileSource,
-    TokenStream,
-    encode_parts,
-    marks_per_document,
-    stream_of,
-)
+from gpt_core.text.token_stream import FileSource, TokenStream, encode_parts, marks_per_document, stream_of
 from gpt_core.tokenizers import Tokenizer
 
 VERSION = 1

@@ -218,9 +218,7 @@ def stream_of(
     ids: TokenSource, count: int, size: int, tokenizer: Tokenizer, sha256: str, name: str, documents: int
 ) -> TokenStream:
     """Return all tokens of a source, which encode a text of `size` bytes, or what a lossy tokenizer keeps of it."""
-    text = TokenStream(
-        ids, 0, count, size, tokenizer.token_lengths, sha256, name, documents, separator_of(tokenizer)
-    )  # fmt: skip
+    text = TokenStream(ids, 0, count, size, tokenizer.token_lengths, sha256, name, documents, separator_of(tokenizer))
     return text if tokenizer.is_lossless else replace(text, bytes=bytes_between(text, 0, count))
 
 

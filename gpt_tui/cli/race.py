@@ -32,6 +32,7 @@ from gpt_core.checkpoints.store import CheckpointStore, resume_candidates
 from gpt_core.config.resolve import Overrides
 from gpt_core.config.settings import Settings
 from gpt_core.errors import EXIT_OK, ConfigError, InputError
+from gpt_core.progress import Progress, ignore_progress
 from gpt_core.run_files import METRICS, RACE
 from gpt_core.text.reader import text_sha256
 from gpt_core.training.events import AnyEvent
@@ -171,11 +172,12 @@ def manifest_in(folder: Path, options: Namespace, overrides: Overrides) -> Manif
     if found is not None:
         if found.requested != requested:
             other = " and ".join(name for name in requested if found.requested.get(name) != requested[name])
+            other = other or "arguments"
             raise ConfigError(f"{folder} has another race, with other {other}; choose another folder with --models-dir")
         return found
     with ProgressLine() as waiting:
         cases = race_cases(overrides, options.vary, steps=options.steps or 0, progress=waiting)
-        started = Manifest(requested, cases, text_digests(cases[0].settings))
+        started = Manifest(requested, cases, text_digests(cases[0].settings, waiting))
     if len({folder_name(case) for case in cases}) < len(cases):
         raise InputError("--vary: got two cases with the same folder (/ becomes - in its name); leave one of them out")
     try:
@@ -188,9 +190,9 @@ def manifest_in(folder: Path, options: Namespace, overrides: Overrides) -> Manif
     return started
 
 
-def text_digests(settings: Settings) -> list[str]:
+def text_digests(settings: Settings, progress: Progress = ignore_progress) -> list[str]:
     """Return the digests of the training text and of a separate eval text. Raises CorpusError as `text_sources`."""
-    return [text_sha256(source) for source in text_sources(settings) if source is not None]
+    return [text_sha256(source, progress) for source in text_sources(settings) if source is not None]
 
 
 def folder_name(case: Case) -> str:
