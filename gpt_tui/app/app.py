@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 from typing import ClassVar
 
 from textual import events
-from textual.app import App, SystemCommand
+from textual.app import SystemCommand
 from textual.binding import BindingType
 from textual.driver import Driver
 from textual.screen import Screen
@@ -52,6 +52,7 @@ from gpt_tui.shared.dialogs import quit_question
 from gpt_tui.shared.error_log import log_path
 from gpt_tui.shared.formatting import integer
 from gpt_tui.shared.keymap import KEYS, other_names, shown_keys
+from gpt_tui.shared.ordered_keys import OrderedKeysApp
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.shared.theme import NIGHT, OWN_THEMES, own_variables
 from gpt_tui.shell.help import HelpScreen
@@ -80,7 +81,7 @@ WIDTHS = [
 HEIGHTS = [(0, "-low"), (32, "-tall")]
 
 
-class GptApp(App[None]):
+class GptApp(OrderedKeysApp):
     """The gpt-tui application.
 
     Args:
@@ -438,14 +439,14 @@ class GptApp(App[None]):
 
     # -- keys
 
-    async def on_event(self, event: events.Event) -> None:
+    async def deliver(self, event: events.Key | events.Paste) -> None:
         """Give a letter key that is not bound its name in the other case, or on a Latin layout."""
-        if isinstance(event, events.Key) and not event.is_forwarded and (others := other_names(event.key)):
+        if isinstance(event, events.Key) and (others := other_names(event.key)):
             bound = self.screen.active_bindings
             if event.key not in bound:
                 other = event.key if event.key.isascii() else others[0]  # not bound: it may be an answer of a dialog
                 event.key = next((name for name in others if name in bound), other)
-        await super().on_event(event)
+        await super().deliver(event)
 
     def on_key(self, event: events.Key) -> None:
         """Hint once that the keys are Latin letters, when another letter does nothing."""

@@ -6,6 +6,7 @@ import asyncio
 import shlex
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 from textual import events, on, work
 from textual.app import ComposeResult
@@ -45,6 +46,7 @@ from gpt_tui.shared.dialogs import Choice, ChoiceScreen
 from gpt_tui.shared.file_name_dialog import FileNameScreen
 from gpt_tui.shared.footer import FooterBar
 from gpt_tui.shared.keymap import action_of, shown_keys
+from gpt_tui.shared.ordered_keys import OrderedKeysApp
 from gpt_tui.shared.sanitize import one_line
 
 MEASURING = "timing a few steps on this computer …"
@@ -126,20 +128,9 @@ class SetupScreen(Screen[SetupResult | None]):
             return  # it was left meanwhile, or the app is ending
         self._initial, self._typed, self._model_reason = initial, initial.typed, initial.model_reason
         self.set_focus(first)  # at once, unlike Widget.focus
-        self._deliver_early_input()
-        self._validate()
-
-    def _deliver_early_input(self) -> None:
-        """Give the fields what was typed before they were there, each the input that follows its focus."""
         early, self._early_input = self._early_input or [], None
-        for event in early:
-            key = event.key if isinstance(event, events.Key) else ""
-            if key in ("down", "tab"):
-                self.focus_next()
-            elif key in ("up", "shift+tab"):
-                self.focus_previous()
-            elif self.focused is not None:
-                self.focused._forward_event(event)
+        cast(OrderedKeysApp, self.app).deliver_again(early)
+        self._validate()
 
     def _forward_event(self, event: events.Event) -> None:
         """Keep input until the first field has the focus, except the key that leaves the screen."""

@@ -1,0 +1,121 @@
+"""Apply keys in their order, also when many arrive together: over a slow connection, or from a text expander.
+
+Textual sends a key to the focused widget, which inserts a letter at once. A bound key, such as Backspace, takes effect
+only after it has bubbled up to the app, when the letters behind it are inserted already (Textual issue 6605). And what
+is typed while a new screen mounts is lost, because none of its widgets has the focus yet.
+
+Here a key waits until a follower of the key before has bubbled up, too: then that key has had its effect. The follower
+goes twice, behind the messages that the effect sends, such as those of Enter in a field.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from textual import events
+from textual.app import App
+from textual.message import Message
+from textual.screen import Screen
+from textual.timer import Timer
+from textual.widget import Widget
+
+ROUNDS = 2  # of the follower of a key
+CHECK_S = 0.05
+LOST_S = 2.0  # keys must work in an app whose focused widget is busy or stuck
+
+
+class Follower(Message):
+    """Bubble up from where keys go.
+
+    Args:
+        start: Focused widget, or the screen without one.
+        rounds: How often to go from there, this time included.
+    """
+
+    def __init__(self, start: Widget | Screen[object], rounds: int) -> None:
+        super().__init__()
+        self.start = start
+        self.rounds = rounds
+        self.sent_s = time.monotonic()
+
+    @property
+    def is_lost(self) -> bool:
+        """True if it can no longer arrive, or is so late that keys must not wait for it."""
+        return not self.start.is_attached or time.monotonic() - self.sent_s > LOST_S
+
+
+class OrderedKeysApp(App[None]):
+    """An app that sends a key or a paste to its widgets only when the one before has had its effect."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting: deque[events.Key | events.Paste] = deque()
+        self._follower: Follower | None = None
+        self._mounted_screen: Screen[object] | None = None  # which the last follower came from
+        self._follower_timer: Timer | None = None
+
+    async def deliver(self, event: events.Key | events.Paste) -> None:
+        """Send a key or a paste to the widget with the focus, or run the priority binding of the key."""
+        await super().on_event(event)
+
+    async def on_event(self, event: events.Event) -> None:
+        """Deliver a key or a paste in its turn, and handle other events at once."""
+        if not isinstance(event, events.Key | events.Paste) or event.is_forwarded:
+            await super().on_event(event)
+            return
+        self._waiting.append(event)
+        await self._deliver_in_turn()
+
+    def deliver_again(self, kept: Sequence[events.Key | events.Paste]) -> None:
+        """Deliver keys and pastes that a screen has kept until it was ready for them, before those that came after."""
+        self._waiting.extendleft(reversed(kept))
+        self.call_later(self._deliver_in_turn)
+
+    async def _deliver_in_turn(self) -> None:
+        """Deliver the next key unless the one before has still to have its effect."""
+        if not self._waiting:
+            return
+        if self._follower is not None:
+            if self._follower_timer is None:
+                self._follower_timer = self.set_interval(CHECK_S, self._check_follower)
+        elif self.screen is not self._mounted_screen:
+            self._follow(1)
+        else:
+            await self._deliver_next()
+
+    async def on_follower(self, message: Follower) -> None:
+        """Go on with the next key, or with the next round."""
+        if message is self._follower:
+            await self._go_on(message)
+
+    async def _check_follower(self) -> None:
+        """Go on if the follower is lost, as when a key closes the screen that it was sent to."""
+        if self._follower is not None and self._follower.is_lost:
+            await self._go_on(self._follower)
+
+    async def _go_on(self, follower: Follower) -> None:
+        """Deliver the next key after the last round, or send the follower again."""
+        if follower.rounds > 1 or follower.start is not self._start:
+            self._follow(max(follower.rounds - 1, 1))
+            return
+        self._follower, self._mounted_screen = None, self.screen
+        if self._waiting:
+            await self._deliver_next()
+        elif self._follower_timer is not None:
+            self._follower_timer.stop()
+            self._follower_timer = None
+
+    async def _deliver_next(self) -> None:
+        await self.deliver(self._waiting.popleft())
+        self._follow(ROUNDS)
+
+    def _follow(self, rounds: int) -> None:
+        self._follower = Follower(self._start, rounds)
+        self._follower.start.post_message(self._follower)
+
+    @property
+    def _start(self) -> Widget | Screen[object]:
+        """Where keys go."""
+        return self.focused or self.screen

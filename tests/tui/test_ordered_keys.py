@@ -1,0 +1,135 @@
+"""Keys that arrive together: each has its effect before the next, wherever it leads."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from textual import events
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.widgets import Input
+
+from gpt_tui.shared import ordered_keys
+from gpt_tui.shared.ordered_keys import OrderedKeysApp
+from gpt_tui.tabs.chat.prompt_area import PromptArea
+from gpt_tui.tabs.chat.transcript import Transcript
+from tests.tui.app_bench import running_app
+from tests.tui.fake_trainer import fake_generator
+from tests.tui.test_chat_model import saved_model
+
+
+def press_at_once(app: OrderedKeysApp, *keys: str) -> None:
+    """Send keys as a terminal does that writes them in one piece."""
+    for key in keys:
+        app.post_message(events.Key(key, key if len(key) == 1 else {"space": " "}.get(key)))
+
+
+class Field(OrderedKeysApp):
+    """An app with one field."""
+
+    def compose(self) -> ComposeResult:
+        yield Input()
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        (("b", "a", "backspace", "c"), "bc"),
+        (("b", "left", "a", "end", "c"), "abc"),
+        (("a", "b", "ctrl+u", "c", "d"), "cd"),
+        (("a", "space", "b", "ctrl+w", "c"), "a c"),
+    ],
+    ids=" ".join,
+)
+async def test_editing_keys_and_letters_keep_their_order(keys: tuple[str, ...], text: str):
+    async with Field().run_test() as pilot:
+        field = pilot.app.query_one(Input)
+        for _ in range(5):
+            field.value = ""
+            press_at_once(pilot.app, *keys)
+            await pilot.pause()
+            assert field.value == text
+
+
+async def test_a_paste_keeps_its_place_among_keys():
+    async with Field().run_test() as pilot:
+        press_at_once(pilot.app, "a", "b", "left")
+        pilot.app.post_message(events.Paste("pasted"))
+        press_at_once(pilot.app, "end", "c")
+        await pilot.pause()
+        assert pilot.app.query_one(Input).value == "apastedbc"
+
+
+class Vanishing(Input):
+    """A field that removes itself on `x`, without sending the key on."""
+
+    async def _on_key(self, event: events.Key) -> None:
+        if event.key == "x":
+            event.stop()
+            event.prevent_default()
+            self.remove()
+
+
+async def test_keys_go_on_when_the_widget_of_the_last_one_is_gone():
+    async with OrderedKeysApp().run_test() as pilot:
+        first, second = Vanishing(), Input()
+        await pilot.app.mount_all([first, second])
+        first.focus()
+        await pilot.pause()
+        press_at_once(pilot.app, "x", "a", "b", "backspace")
+        while second.value != "a":
+            await pilot.pause(0.01)
+        assert not first.is_attached
+
+
+class Stuck(Input):
+    """A field whose handler of keys ends when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_end = asyncio.Event()
+
+    async def _on_key(self, event: events.Key) -> None:
+        event.prevent_default()
+        await self.may_end.wait()
+
+
+class Leaving(Field):
+    """An app that Ctrl+Q ends, whatever has the focus."""
+
+    BINDINGS: ClassVar = [Binding("ctrl+q", "quit", priority=True)]
+
+
+async def test_a_widget_that_is_stuck_does_not_hold_back_keys_for_ever(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ordered_keys, "LOST_S", 0.1)
+    async with Leaving().run_test() as pilot:
+        field = Stuck()
+        await pilot.app.mount(field)
+        field.focus()
+        await pilot.pause()
+        press_at_once(pilot.app, "a", "ctrl+q")
+        while pilot.app.is_running and not pilot.app._exit:
+            await asyncio.sleep(0.01)
+        field.may_end.set()
+
+
+async def test_the_letters_behind_enter_in_chat_begin_the_next_prompt(tmp_path: Path):
+    saved_model(tmp_path, "best", 50, seed=1)
+    async with running_app(tmp_path, make=fake_generator(0.02)) as bench:
+        await bench.pilot.press("c")
+        press_at_once(bench.app, "h", "i", "enter", "y", "o", "backspace", "e", "s")
+        prompt = bench.app.main.query_one("#prompt", PromptArea)
+        await bench.until(lambda: prompt.text == "yes")
+        last = bench.app.main.query_one(Transcript).last
+        assert last is not None
+        assert last.answers[0].prompt == "hi"
+
+
+async def test_keys_wait_for_the_screen_that_one_of_them_opens(tmp_path: Path):
+    async with running_app(tmp_path) as bench:
+        press_at_once(bench.app, "u", "tab", "1", "2", "backspace", "3")
+        form = await bench.until_set_up()
+        await bench.until(lambda: isinstance(form.focused, Input) and form.focused.value == "13")
