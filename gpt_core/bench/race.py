@@ -73,11 +73,15 @@ class Point(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """Evaluations of a run in order, tokens per second of its steps, and why it ended ("" if it has not)."""
+    """Evaluations of a run in order, tokens per second of its steps, and why it ended ("" if it has not).
+
+    `part_tokens`: tokens of the eval text that each evaluation scored (0: all).
+    """
 
     points: tuple[Point, ...]
     tokens_per_s: float
     reason: str
+    part_tokens: int = 0
 
     @property
     def is_finished(self) -> bool:
@@ -171,14 +175,17 @@ def curve_of(events: Iterable[AnyEvent]) -> Curve:
     """Return the evaluations of a run from its log: those between its steps, else the last."""
     last: StepCompleted | None = None
     points: list[Point] = []
-    train_s, follows_step, reason = 0.0, False, ""
+    train_s, follows_step, reason, part_tokens, scored_tokens = 0.0, False, "", 0, 0
     for event in events:
         match event:
+            case RunStarted():
+                part_tokens = event.eval_part_tokens
             case StepCompleted():
                 train_s += step_seconds(event, last, follows_step=follows_step)
                 last, follows_step, reason = event, True, ""
             case EvalCompleted() if last is not None and math.isfinite(event.bits_per_byte):
                 points.append(Point(last.tokens, train_s, event.bits_per_byte))
+                scored_tokens = part_tokens
             case FullEvalCompleted() if last is not None and not points and math.isfinite(event.bits_per_byte):
                 points.append(Point(last.tokens, train_s, event.bits_per_byte))
             case RunFinished():
@@ -186,7 +193,7 @@ def curve_of(events: Iterable[AnyEvent]) -> Curve:
         if not isinstance(event, CheckpointSaved | PlanMade):  # take no time between two steps
             follows_step = isinstance(event, StepCompleted)
     rate = last.tokens / train_s if last is not None and train_s > 0 else 0.0
-    return Curve(tuple(points), rate, reason)
+    return Curve(tuple(points), rate, reason, scored_tokens)
 
 
 def step_seconds(step: StepCompleted, last: StepCompleted | None, *, follows_step: bool) -> float:
@@ -257,11 +264,10 @@ def race_cases(
         raise ConfigError(f"--vary {repeated}: got it twice, expected all values in one list: {repeated}=A,B,C")
     rest: dict[str, object] = {"patience": 0, "epsilon": 0.0, "max_epochs": NO_EPOCH_LIMIT, "save_epoch_number": 0}
     rest["hold_out"] = not overrides.value("eval_file")
-    length: dict[str, object] = {}  # above all: a configuration file has a limit of its own, perhaps 0
     if steps:
         rest["eval_every_steps"] = _evaluation_interval(steps)
-        length["max_steps"] = steps
-    base = overrides._replace(layers=(("race", rest), *overrides.layers, ("--steps", length)))
+    length = ("--steps", {"max_steps": steps})  # above all: a configuration file may have a limit of its own
+    base = overrides._replace(layers=(("race", rest), *overrides.layers, length))
     chosen: dict[str | None, Overrides] = {}
     cases: list[Case] = []
     for combination in itertools.product(*varied):

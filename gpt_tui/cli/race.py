@@ -45,7 +45,7 @@ from gpt_tui.headless.runner import follow, open_trainer
 from gpt_tui.headless.signals import RunSignals
 from gpt_tui.session.run_preview import shown_path
 from gpt_tui.session.run_state import RunState
-from gpt_tui.shared.formatting import counted, integer
+from gpt_tui.shared.formatting import counted, integer, short
 from gpt_tui.shared.sanitize import one_line
 
 FOLDER = "race"
@@ -246,10 +246,11 @@ def report(folder: Path, cases: Sequence[Case], runs: Sequence[RaceRun], *, as_j
     results = race_results(by_case)
     settings = cases[0].settings
     seeds = sorted({run.seed for run in runs})
+    part_tokens = max(curve.part_tokens for own in by_case.values() for curve in own)
     if as_json:
         found = {
             "folder": str(folder), "minutes": settings.minutes, "steps": settings.max_steps, "seeds": seeds,
-            "held_out": not settings.eval_file, "cases": results,
+            "held_out": not settings.eval_file, "part_tokens": part_tokens, "cases": results,
         }  # fmt: skip
         print(msgspec.json.encode(found).decode())
         return
@@ -257,6 +258,8 @@ def report(folder: Path, cases: Sequence[Case], runs: Sequence[RaceRun], *, as_j
     if settings.minutes:
         length = f"{settings.minutes:g} minute{'s' * (settings.minutes != 1)}"
     text = "the eval text" if settings.eval_file else "the held-out end of the training text"
+    if part_tokens:
+        text = f"{short(part_tokens)} tokens of {text}"
     print(f"{length} per run, {counted(len(seeds), 'paired seed')}: bits per byte of {text}, lower is better")
     lines = table(results)
     print("\n".join(lines))

@@ -61,6 +61,15 @@ def test_a_race_trains_each_case_with_each_seed_and_prints_the_differences(
     assert len(log_folders([tmp_path])) == 4  # which the Runs tab lists
 
 
+def test_a_race_scored_on_a_part_of_a_long_held_out_text_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert race("--set", "eval_tokens=20", "--json") == 0
+    part_tokens = json.loads(capsys.readouterr().out)["part_tokens"]
+    assert part_tokens > 0
+    assert race("--set", "eval_tokens=20") == 0  # the same race: nothing is trained
+    first = capsys.readouterr().out.splitlines()[0]
+    assert f"bits per byte of {part_tokens} tokens of the held-out end of the training text" in first
+
+
 def test_the_runs_of_one_seed_begin_with_the_same_loss_and_those_of_two_seeds_do_not() -> None:
     race()
     first = {

@@ -47,6 +47,14 @@ def started(max_steps: int, minutes: float = 0.0) -> ev.RunStarted:
     )  # fmt: skip
 
 
+def test_a_curve_says_how_much_of_a_long_eval_text_its_evaluations_scored() -> None:
+    begun = started(8)._replace(eval_part_tokens=2048)
+    step = ev.StepCompleted(1, 0, 5.0, 150.0, 1e-3, 1.0, 64, 640.0, 0.1)
+    assert curve_of([begun, step, ev.EvalCompleted(1, 5.0, 150.0, 0.1, 2.5)]).part_tokens == 2048
+    assert curve_of([begun, step, ev.FullEvalCompleted(1, 5.0, 150.0, 0.1, 2.5, 9000)]).part_tokens == 0
+    assert curve_of([started(8), step, ev.EvalCompleted(1, 5.0, 150.0, 0.1, 2.5)]).part_tokens == 0
+
+
 @pytest.mark.parametrize(("steps", "minutes", "reason"), [(8, 0.0, "max_steps"), (0, 5.0, "deadline")])
 def test_what_a_resume_adds_after_the_end_of_a_run_is_left_out(steps: int, minutes: float, reason: str) -> None:
     settings = msgspec.structs.replace(preset("nano"), max_steps=steps, minutes=minutes)
@@ -168,6 +176,15 @@ def test_the_steps_of_a_race_replace_the_limit_of_a_configuration_file(tmp_path:
     file.write_text(f"max_steps = {limit}\npatience = 3\n")
     settings = race_cases(read_overrides(config_file=file), ["seq_len=64,32"], steps=130)[0].settings
     assert (settings.max_steps, settings.patience) == (130, 3)
+
+
+def test_the_minutes_of_a_race_replace_the_steps_of_a_configuration_file(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("max_steps = 7\n")
+    options = {"minutes": 1.0}
+    overrides = read_overrides("nano", config_file=file, options=options)
+    settings = race_cases(overrides, ["dropout=0,0.1"], measurements=measurements())[0].settings
+    assert (settings.max_steps, settings.minutes) == (0, 1.0)
 
 
 @pytest.mark.parametrize(
