@@ -15,10 +15,12 @@ from gpt_core.progress import Progress
 from gpt_core.text.token_cache import load_tokens
 from gpt_core.text.token_stream import TokenStream
 from gpt_core.training.setup import eval_text_of_run, named_text
-from gpt_tui.cli.options import load_model
+from gpt_tui.cli.options import load_chosen, with_options
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.shared.formatting import counted, fixed, integer, nats, percent, perplexity
 from gpt_tui.shared.sanitize import one_line, valid_utf8
+
+CHANGED = (*READING, "document")  # what --set may change: how the text is read, and cut into documents
 
 
 class Evaluation(msgspec.Struct, frozen=True, tag_field="event", tag="eval"):
@@ -43,9 +45,10 @@ def evaluate(options: Namespace) -> int:
     from gpt_core.training import evaluation
 
     for assignment in options.assignments:
-        if "=" in assignment and (name := assignment.partition("=")[0].strip()) not in READING:
-            raise ConfigError(f"--set: got {shown(name)}, expected one of {', '.join(READING)}")
-    model = load_model(options, ("eval_file", "text_field", "encoding", "weights"))
+        if "=" in assignment and (name := assignment.partition("=")[0].strip()) not in CHANGED:
+            raise ConfigError(f"--set: got {shown(name)}, expected one of {', '.join(CHANGED)}")
+    trained = load_chosen(options)
+    model = with_options(trained, options, ("eval_file", "text_field", "encoding", "weights"))
     given = [f"--{name.replace('_', '-')}" for name in ("text_field", "encoding") if getattr(options, name) is not None]
     given += [f"--set {assignment}" for assignment in options.assignments]
     if given and options.eval_file is None:
@@ -55,19 +58,21 @@ def evaluate(options: Namespace) -> int:
         )
     with ProgressLine() as waiting:
         text, name, of_run = scored_text(model, options.eval_file is not None, waiting)
+        has_other_documents = of_run and model.settings.document != trained.settings.document
         result = evaluation.evaluate(
             model.gpt(),
             text,
             model.settings.micro_batch,
             lambda done, total: waiting(f"evaluating on {Path(name).name}", done / total),
         )
-    found = Evaluation(model.step, *result, valid_utf8(str(model.path)), name, "run" if of_run else "other")
+    found = Evaluation(model.step, *result, valid_utf8(str(model.path)), name, "run" if of_run and not has_other_documents else "other")
     if options.json:
         print(msgspec.json.encode(found).decode())
     else:
         print(one_line(f"{model.path}, step {integer(found.step)}, on {name}: {counted(found.tokens, 'token')}"))
-        if not of_run and model.eval_sha256:
-            print("another text than the eval text of its run: the scores are not comparable with those of the run")
+        other = "other documents than those of" if has_other_documents else "" if of_run else "another text than"
+        if other and model.eval_sha256:
+            print(f"{other} the eval text of its run: the scores are not comparable with those of the run")
         print(
             f"loss {nats(found.loss)}, perplexity {perplexity(found.ppl)}, token accuracy {percent(found.accuracy)}, "
             f"{fixed(found.bits_per_byte)} bits per byte"

@@ -8,7 +8,7 @@ from argparse import Namespace
 from gpt_core.bridges.export import FORMATS, ExportResult, checked_number_type, export_model
 from gpt_core.errors import EXIT_OK
 from gpt_core.model.bundle import ModelBundle
-from gpt_tui.cli.options import load_model, typed_path
+from gpt_tui.cli.options import load_model, output_path
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.headless.signals import RunSignals
 from gpt_tui.shared.formatting import integer, size
@@ -18,7 +18,7 @@ from gpt_tui.shared.sanitize import one_line
 def export(options: Namespace) -> int:
     """Run `gpt-tui export`: write the file or folder, check it, and print the result."""
     number_type = checked_number_type(options.format, options.type)
-    path = typed_path(options.path, "PATH")
+    path = output_path(options.path, "PATH")
     model = load_model(options)
     with RunSignals(), ProgressLine() as waiting:  # a signal ends the export, which removes what it has written
         result = export_model(model, options.format, path, number_type=number_type, progress=waiting)

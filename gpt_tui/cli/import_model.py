@@ -11,7 +11,7 @@ from gpt_core.config.settings import Settings
 from gpt_core.errors import EXIT_OK
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import parameter_count
-from gpt_tui.cli.options import typed_path
+from gpt_tui.cli.options import output_path, typed_path
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.headless.signals import RunSignals
 from gpt_tui.shared.formatting import counted, integer, short, size
@@ -20,7 +20,7 @@ from gpt_tui.shared.sanitize import one_line
 
 def import_model(options: Namespace) -> int:
     """Run `gpt-tui import`: write the checkpoint and print what it holds and how to use it."""
-    output = typed_path(options.output, "--output") if options.output is not None else None
+    output = output_path(options.output, "--output") if options.output is not None else None
     with RunSignals(), ProgressLine() as waiting:  # a signal ends the import, which removes what it has written
         info = import_checkpoint(typed_path(options.source), output, Path(Settings().models_dir), waiting)
     print("\n".join(map(one_line, report(info))))

@@ -15,7 +15,7 @@ from gpt_core import files
 from gpt_core.errors import EXIT_OK, ConfigError
 from gpt_core.model.bundle import ModelBundle
 from gpt_tui.cli.generate import STANDARD_INPUT, standard_input_text
-from gpt_tui.cli.options import load_model, typed_path
+from gpt_tui.cli.options import load_model, output_path
 from gpt_tui.headless.inside.page import page
 from gpt_tui.headless.inside.terminal import print_view
 from gpt_tui.headless.progress_line import ProgressLine
@@ -83,7 +83,7 @@ def inspect(options: Namespace) -> int:
 
 def new_page(name: str) -> Path:
     """Return the path of a page to write. Raises ConfigError if it is not that of a new file."""
-    path = typed_path(name, "--html")
+    path = output_path(name, "--html")
     if not path.name or "\0" in name:
         raise ConfigError(f"--html: got {name!r}, expected the name of a new file")
     if os.path.lexists(path):

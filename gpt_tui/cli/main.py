@@ -11,7 +11,8 @@ import difflib
 import errno
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from argparse import SUPPRESS
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -28,6 +29,11 @@ INSPECT_VIEWS = ("tokens", "lens", "attention", "heads", "health", "ablation", "
 LAUNCHED = {"PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "PMIX_RANK"}
 """Environment variables that launchers of MPI set (`gpt_core.distributed.launch`)."""
 NEWEST = ""  # value of --resume without a file
+RUN_LENGTH = ("--models-dir", "--max-steps", "--minutes")  # of no use to commands with temporary folders and --steps
+MINUTES = (
+    "stop after N minutes of training, with the model and the schedule that suit this time, unless settings give them; "
+    "pauses and the time between sessions do not count"
+)
 
 
 def whole_number(text: str) -> int:
@@ -96,14 +102,16 @@ class Command(NamedTuple):
 
 
 def add_settings(
-    parser: Parser, *, folder: str = "folder for checkpoints and the log (default: models)", has_files: bool = False
-) -> None:
+    parser: Parser, *, folder: str = "folder for checkpoints and the log (default: models)", has_files: bool = False,
+    refused: Collection[str] = (),
+) -> None:  # fmt: skip
     """Add the options for settings. Their values are validated with the settings, not by the parser.
 
     Args:
         parser: Parser of the command.
         folder: Meaning of `--models-dir`.
         has_files: The command has arguments of its own, which may follow the options.
+        refused: Options that the command refuses, with a reason, and that its help leaves out.
     """
     text = "nano (1M parameters, the default), micro (10M), mini (57.5M), induction (experiment with a generated text)"
     parser.add_argument("--preset", metavar="NAME", help=text)
@@ -118,11 +126,12 @@ def add_settings(
         ("--init-from", "FILE", "start from the weights and the tokenizer of a checkpoint (fine-tuning)"),
         ("--models-dir", "DIR", folder),
         ("--max-steps", "N", "stop after N optimizer steps, counted from the start of the run"),
-        ("--minutes", "N", "stop after N minutes of training; pauses and the time between sessions do not count"),
+        ("--minutes", "N", MINUTES),
     ):
-        parser.add_argument(option, metavar=metavar, help=text)
+        parser.add_argument(option, metavar=metavar, help=SUPPRESS if option in refused else text)
     add_texts(parser, {"--train-file": "training text", "--eval-file": "held-out text"}, has_files=has_files)
     text = "self-test: memorize the first lines of the text (also OVERFIT_TINY=1)"
+    text = SUPPRESS if "--overfit-tiny" in refused else text
     parser.add_argument("--overfit-tiny", action="store_const", const=True, help=text)
 
 
@@ -212,7 +221,7 @@ def add_evaluate(parser: Parser) -> None:
     """Add the options of `gpt-tui evaluate`."""
     add_model(parser)
     add_texts(parser, {"--eval-file": "text to evaluate on"})
-    text = "change how the text is read: allow_binary, encoding or text_field; may be repeated"
+    text = "change how the text is read: allow_binary, document, encoding or text_field; may be repeated"
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="assignments", help=text)
     add_weights(parser)
     add_json(parser)
@@ -238,7 +247,7 @@ def add_verify_resume(parser: Parser) -> None:
     parser.add_argument("--steps", metavar="N", type=whole_number, default=20, help="steps per run (default: 20)")
     text = "step at which one run is stopped and resumed (default: 10)"
     parser.add_argument("--cut", metavar="N", type=whole_number, default=10, help=text)
-    add_settings(parser)
+    add_settings(parser, refused=RUN_LENGTH)
     add_json(parser)
 
 
@@ -248,7 +257,7 @@ def add_bench(parser: Parser) -> None:
     parser.add_argument("--steps", metavar="N", type=whole_number, help=text)
     text = "measure the exchange of gradients between ranks, and predict more: mpiexec -n 2 gpt-tui bench --mpi"
     parser.add_argument("--mpi", action="store_true", help=text)
-    add_settings(parser)
+    add_settings(parser, refused=RUN_LENGTH)
     add_json(parser)
 
 
@@ -262,7 +271,8 @@ def add_race(parser: Parser) -> None:
     text = "runs per case, with the seeds from --seed on (default: 3)"
     parser.add_argument("--seeds", metavar="N", type=whole_number, default=3, help=text)
     parser.add_argument("--steps", metavar="N", type=whole_number, help="steps per run, in place of --minutes")
-    add_settings(parser, folder="folder of the race, with a folder per run (default: race)")
+    folder = "folder of the race, with a folder per run (default: race)"
+    add_settings(parser, folder=folder, refused=("--max-steps", "--overfit-tiny"))
     add_json(parser)
 
 

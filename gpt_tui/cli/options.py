@@ -93,6 +93,13 @@ def typed_path(name: str, option: str = "") -> Path:
         raise ConfigError(f"{option}: {error}" if option else str(error)) from None
 
 
+def output_path(name: str, option: str) -> Path:
+    """Return the path of what a command writes. Raises ConfigError for `-`, which stands for standard output."""
+    if name == "-":
+        raise ConfigError(f"{option}: got '-', expected a path: this command cannot write to standard output")
+    return typed_path(name, option)
+
+
 def load_model(options: Namespace, names: Sequence[str] = ()) -> ModelBundle:
     """Load the model that `--model`, or else `--models-dir`, selects, with the options over its settings.
 
@@ -103,7 +110,11 @@ def load_model(options: Namespace, names: Sequence[str] = ()) -> ModelBundle:
     Raises:
         GptError: There is no such checkpoint, it is damaged, or an option is not valid.
     """
-    bundle = load_chosen(options)
+    return with_options(load_chosen(options), options, names)
+
+
+def with_options(bundle: ModelBundle, options: Namespace, names: Sequence[str] = ()) -> ModelBundle:
+    """Return a model with the options over its settings, as `load_model`. Raises ConfigError for an option."""
     given = {name: getattr(options, name) for name in (*names, "threads")}
     assignments = getattr(options, "assignments", ())
     settings = read_overrides(assignments=assignments, options=given).apply_to(bundle.settings).settings

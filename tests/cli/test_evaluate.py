@@ -108,10 +108,27 @@ def test_evaluate_follows_the_advice_of_its_messages_about_a_text(
         run = program("evaluate", "--eval-file", str(text), "--set", "allow_binary=true")
         assert run.returncode == 0, run.stderr
     run = program("evaluate", "--set", "seq_len=8")
-    expected = "gpt-tui: --set: got 'seq_len', expected one of text_field, encoding, allow_binary\n"
+    expected = "gpt-tui: --set: got 'seq_len', expected one of text_field, encoding, allow_binary, document\n"
     assert (run.returncode, run.stderr) == (2, expected)
     run = program("evaluate", "--set", "encoding")
     assert (run.returncode, run.stderr) == (2, "gpt-tui: --set encoding: got no '=', expected KEY=VALUE\n")
+
+
+def test_evaluate_can_cut_a_text_into_other_documents(
+    program: Callable[..., Result], trained: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "lines.txt"
+    text.write_text("The old man was here.\n" * 40)
+    command = ("evaluate", "--json", "--eval-file", str(text))
+    paragraph = json.loads(program(*command).stdout)
+    lines = json.loads(program(*command, "--set", "document=line").stdout)
+    assert lines["tokens"] > paragraph["tokens"]  # each line ends with the token of the end of a document
+    assert lines["loss"] != paragraph["loss"]
+    own = ("evaluate", "--eval-file", str(trained / "data/test/eval.en"))
+    for kind, is_other in (("line", True), ("paragraph", False)):
+        printed = program(*own, "--set", f"document={kind}").stdout
+        assert ("other documents than those of the eval text of its run" in printed) == is_other
+        assert "another text" not in printed
 
 
 def test_evaluate_without_a_text_names_no_option_of_training(

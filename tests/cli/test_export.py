@@ -90,6 +90,19 @@ def test_bad_input_is_one_line_and_writes_nothing(
 
 
 @pytest.mark.parametrize(
+    ("command", "option"),
+    [("export gguf -", "PATH"), ("import MODEL --output -", "--output"), ("inspect text --html -", "--html")],
+)
+def test_a_dash_is_not_taken_for_the_name_of_a_file(
+    command: str, option: str, program: Callable[..., Result], trained: Path
+) -> None:
+    run = program(*command.replace("MODEL", "models/best_model.safetensors").split())
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == f"gpt-tui: {option}: got '-', expected a path: this command cannot write to standard output\n"
+    assert not (trained / "-").exists()
+
+
+@pytest.mark.parametrize(
     ("number", "code", "message"),
     [
         (errno.EROFS, 2, "Read-only file system; choose another path"),

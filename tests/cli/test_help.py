@@ -39,6 +39,24 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out.startswith(f"usage: gpt-tui {command}")
 
 
+@pytest.mark.parametrize(
+    ("command", "refused"),
+    [
+        ("bench", ("--models-dir", "--max-steps", "--minutes")),
+        ("verify-resume", ("--models-dir", "--max-steps", "--minutes")),
+        ("race", ("--max-steps", "--overfit-tiny")),
+    ],
+)
+def test_help_leaves_out_the_options_that_a_command_refuses(
+    command: str, refused: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([command, "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert [option for option in refused if f"  {option}" in printed] == []
+    assert cli.main([command, *([refused[-1]] if refused[-1] == "--overfit-tiny" else [refused[-1], "1"])]) == 2
+    assert f"{refused[-1]} have no effect here" in capsys.readouterr().err
+
+
 def test_the_default_folder_of_a_race_is_not_that_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["race", "--help"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
