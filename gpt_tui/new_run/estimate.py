@@ -251,8 +251,8 @@ def time_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:
 
 def budget_rows(settings: Settings, texts: CorpusStats, length: RunLength) -> list[Row]:
     """Return what a time budget is enough for: tokens, passes over the text, and tokens per parameter."""
-    tokens = length.max_steps * settings.batch_size * window_length(settings)
-    passes = tokens / max(1, texts.train_tokens)
+    passes = length.max_steps / length.epoch_steps  # the last step of a pass has what is left of the text
+    tokens = passes * texts.train_tokens
     per_parameter = tokens / parameter_count(settings.shape)
     return [
         Row("budget", f"{short(tokens)} tokens, {short(passes)} passes"),

@@ -127,6 +127,12 @@ def percent(fraction: float) -> str:
     return f"{fraction * 100:.1f}%"
 
 
+def probability(value: float, decimals: int = 1) -> str:
+    """Format a probability as a percentage, one that would be rounded to 0 as below the least: 31.2%, < 0.1%."""
+    least = 0.1**decimals
+    return f"{value * 100:.{decimals}f}%" if value * 100 >= least / 2 else f"< {least:.{decimals}f}%"
+
+
 def duration(seconds: float) -> str:
     """Format seconds in the two largest units: 252 -> 4 min 12 s."""
     if not isfinite(seconds):

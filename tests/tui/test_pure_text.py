@@ -2,7 +2,19 @@
 
 import pytest
 
-from gpt_tui.shared.formatting import age, bar, clock, duration, estimated_duration, nats, perplexity, rate, short, size
+from gpt_tui.shared.formatting import (
+    age,
+    bar,
+    clock,
+    duration,
+    estimated_duration,
+    nats,
+    perplexity,
+    probability,
+    rate,
+    short,
+    size,
+)
 from gpt_tui.shared.sanitize import one_line, printable
 
 
@@ -40,6 +52,10 @@ def test_one_line_has_no_line_break_and_a_maximum_length():
     ("written", "wanted"),
     [
         (short(1_058_944), "1.06M"),
+        (probability(0.3124), "31.2%"),
+        (probability(0.0006), "0.1%"),
+        (probability(0.0004), "< 0.1%"),
+        (probability(0.00002, 2), "< 0.01%"),
         (short(57_482_752), "57.5M"),
         (short(999_999), "1.00M"),
         (short(10_480), "10.5k"),

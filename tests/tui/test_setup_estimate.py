@@ -19,6 +19,7 @@ from gpt_tui.new_run.estimate import (
     step_time,
 )
 from gpt_tui.new_run.panel import wrapped_rows
+from gpt_tui.shared.formatting import short
 from gpt_tui.shared.rows import Row, fit_rows
 from tests.tui.fake_probes import fake_texts
 
@@ -149,6 +150,13 @@ def test_a_time_budget_has_its_tokens_passes_and_tokens_per_parameter():
     assert {"4.93 tokens per parameter", "evaluations included"} <= set(found.values())
     assert found["total"] == "up to 5 min 00 s"
     assert "budget" not in shown(RunEstimate(NANO, 2, None, fake_texts(NANO), "", StepTime(0.05, 0.0)))
+
+
+def test_the_steps_on_a_text_of_less_than_one_batch_have_its_tokens_alone():
+    settings = msgspec.structs.replace(NANO, minutes=5.0, max_epochs=100, eval_every_steps=0)
+    texts = fake_texts(NANO)._replace(train_tokens=50, eval_tokens=10)
+    found = shown(RunEstimate(settings, 2, 4_000_000_000, texts, "", StepTime(0.05, 0.0)))
+    assert found["budget"] == f"{short(100 * 50)} tokens, 100 passes"
 
 
 def test_the_estimate_says_how_many_ranks_a_step_is_enough_for():

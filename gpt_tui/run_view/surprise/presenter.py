@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable
 from rich.cells import cell_len
 
 from gpt_tui.session.inside.predictions import Alternative, TokenPredictions
-from gpt_tui.shared.formatting import counted, fixed, integer, percent
+from gpt_tui.shared.formatting import counted, fixed, integer, probability
 from gpt_tui.shared.passage import Passage, layout, moved_by_lines
 from gpt_tui.shared.ramp import LEGEND_BITS, MAX_BITS
 from gpt_tui.shared.sanitize import printable
@@ -109,7 +109,7 @@ def facts(result: TokenPredictions, token: int) -> list[str]:
         return found
     bits = float(result.bits[token - 1])
     rank = f"rank {integer(int(result.ranks[token - 1]))} of {integer(result.vocab_size)}"
-    return [f"surprise {fixed(bits, 2)} bits", f"p {percent(2.0**-bits)}", rank, *found]
+    return [f"surprise {fixed(bits, 2)} bits", f"p {probability(2.0**-bits)}", rank, *found]
 
 
 def alternative_line(
@@ -123,7 +123,7 @@ def alternative_line(
         Span(f"{'▸' if is_chosen else ' '} {row + 1} ", style="mark" if is_chosen else "muted", at=target),
         Span(name + " " * (TOKEN_WIDTH - cell_len(name)), at=target,
              style="cursor" if is_chosen else "bold" if is_actual else ""),
-        Span(f"{percent(found.probability):>6} ", at=target),
+        Span(f"{probability(found.probability):>6} ", at=target),
         Span("█" * cells, style="good" if is_actual else "mark", at=target),
         Span(" ✓" if is_actual else "", style="good", at=target),
     ]  # fmt: skip

@@ -18,7 +18,7 @@ from gpt_core.model.parameters import Parameters
 from gpt_tui.session.inside.predictions import Alternative, token_predictions
 from gpt_tui.session.inside.subject import Subject, UnavailableViewError
 from gpt_tui.session.inside.view import Cell, Column, Heatmap, Table, View
-from gpt_tui.shared.formatting import counted, fixed, integer, part_name, percent, scientific
+from gpt_tui.shared.formatting import counted, fixed, integer, part_name, percent, probability, scientific
 from gpt_tui.shared.ramp import MAX_BITS
 
 TOP_SHOWN, TOP_IN_DATA = 3, 8  # alternatives per position
@@ -231,7 +231,7 @@ def attribution_view(subject: Subject, choices: Choices) -> View:
     ]
     data = [token | {"attribution": float(score)} for token, score in zip(token_data(subject), scores, strict=True)]
     lines = [
-        f"next token {subject.text(chosen)}, probability {math.exp(log_p):.2%}",
+        f"next token {subject.text(chosen)}, probability {probability(math.exp(log_p), 2)}",
         "gradient times input of its log-probability; above 0, a token makes it more probable",
     ]
     passage = [Cell(text, level) for text, level in zip(subject.texts(), levels, strict=True)]
