@@ -74,7 +74,7 @@ class Model(NamedTuple):
         """The settings that come with the model: shape, layers, rates, optimizer, batches."""
         return {name: self.settings[name] for name in _MODEL if name in self.settings}
 
-    def with_vocabulary(self, largest: float) -> Model:
+    def with_vocabulary(self, largest: int) -> Model:
         """Return the model with a vocabulary of at most this size."""
         size: Any = self.settings["vocab_size"]
         return self._replace(settings={**self.settings, "vocab_size": min(size, largest)})
@@ -226,8 +226,8 @@ def choose(overrides: Overrides, measurements: Measurements, progress: Progress 
     """
     is_fixed = overrides.preset is not None or bool(overrides.value("init_from"))
     options = _options(overrides, (Model({}, 0),) if is_fixed else MODELS)
-    largest = inf if is_fixed else _largest_vocabulary(measurements.texts(options[0][1]))
-    if largest < inf:
+    largest = None if is_fixed else _largest_vocabulary(measurements.texts(options[0][1]))
+    if largest is not None:
         options = _options(overrides, [model.with_vocabulary(largest) for model in MODELS])
     free = measurements.free_memory()
     chosen: Candidate | None = None
@@ -255,7 +255,7 @@ def choose(overrides: Overrides, measurements: Measurements, progress: Progress 
     dropout = regularization.get("dropout", 0.0)
     why_dropped = f"; dropout {dropout:g}, because the text is repeated" if dropout > 0 else ""
     why_few = ""
-    if largest < inf and "vocab_size" not in overrides.values:
+    if largest is not None and "vocab_size" not in overrides.values:
         why_few = f"; a vocabulary of {settings.vocab_size:,}, because the text is short"
     reason = _reason(chosen, limit, is_smallest=is_smallest) + why_few + why_dropped
     return Choice(values | regularization | _schedule(chosen), reason)
@@ -285,10 +285,10 @@ def _options(overrides: Overrides, models: Sequence[Model]) -> list[tuple[Model,
     return found
 
 
-def _largest_vocabulary(texts: CorpusStats) -> float:
-    """Return the size of the largest vocabulary that the training text teaches."""
+def _largest_vocabulary(texts: CorpusStats) -> int | None:
+    """Return the size of the largest vocabulary that the training text teaches, None for that of the models."""
     size = texts.train_tokens * texts.bytes_per_token
-    return next((vocabulary for bound, vocabulary in VOCABULARIES if 0 < size < bound), inf)
+    return next((vocabulary for bound, vocabulary in VOCABULARIES if 0 < size < bound), None)
 
 
 def _regularization(model: Candidate) -> dict[str, float]:

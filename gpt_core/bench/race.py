@@ -266,8 +266,8 @@ def race_cases(
     rest["hold_out"] = not overrides.value("eval_file")
     if steps:
         rest["eval_every_steps"] = _evaluation_interval(steps)
-    length = ("--steps", {"max_steps": steps})  # above all: a configuration file may have a limit of its own
-    base = overrides._replace(layers=(("race", rest), *overrides.layers, length))
+    length: dict[str, object] = {"max_steps": steps}  # above all: a configuration file may have a limit of its own
+    base = overrides._replace(layers=(("race", rest), *overrides.layers, ("--steps", length)))
     chosen: dict[str | None, Overrides] = {}
     cases: list[Case] = []
     for combination in itertools.product(*varied):

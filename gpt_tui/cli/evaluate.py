@@ -26,7 +26,8 @@ CHANGED = (*READING, "document")  # what --set may change: how the text is read,
 class Evaluation(msgspec.Struct, frozen=True, tag_field="event", tag="eval"):
     """Result of `gpt-tui evaluate`: the fields of an `eval` event, the model and the text.
 
-    `text` is "run" for the eval text of the run that trained the model, "other" for another one.
+    `text` is "run" for the eval text of the run that trained the model, "other" for another one, or for
+    that text cut into other documents.
     """
 
     step: int
@@ -57,21 +58,21 @@ def evaluate(options: Namespace) -> int:
             f"leave out {' '.join(given)}, or name a text with --eval-file"
         )
     with ProgressLine() as waiting:
-        text, name, of_run = scored_text(model, options.eval_file is not None, waiting)
-        has_other_documents = of_run and model.settings.document != trained.settings.document
+        text, name, is_same = scored_text(model, options.eval_file is not None, waiting)
         result = evaluation.evaluate(
             model.gpt(),
             text,
             model.settings.micro_batch,
             lambda done, total: waiting(f"evaluating on {Path(name).name}", done / total),
         )
-    found = Evaluation(model.step, *result, valid_utf8(str(model.path)), name, "run" if of_run and not has_other_documents else "other")
+    of_run = is_same and model.settings.document == trained.settings.document
+    found = Evaluation(model.step, *result, valid_utf8(str(model.path)), name, "run" if of_run else "other")
     if options.json:
         print(msgspec.json.encode(found).decode())
     else:
         print(one_line(f"{model.path}, step {integer(found.step)}, on {name}: {counted(found.tokens, 'token')}"))
-        other = "other documents than those of" if has_other_documents else "" if of_run else "another text than"
-        if other and model.eval_sha256:
+        if not of_run and model.eval_sha256:
+            other = "other documents than those of" if is_same else "another text than"
             print(f"{other} the eval text of its run: the scores are not comparable with those of the run")
         print(
             f"loss {nats(found.loss)}, perplexity {perplexity(found.ppl)}, token accuracy {percent(found.accuracy)}, "

@@ -7,6 +7,7 @@ command continues an interrupted race: finished runs are not repeated, and an in
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -112,6 +113,7 @@ def race(options: Namespace) -> int:
     overrides = requested_settings(options)
     check_options(options, overrides)
     folder = Path(FOLDER if options.models_dir is None else str(overrides.value("models_dir")))
+    is_checked = not os.path.lexists(folder / RACE)  # a new race reads its texts when it begins
     started = manifest_in(folder, options, overrides)
     cases = started.cases
     first = int(str(overrides.value("seed")))
@@ -120,14 +122,12 @@ def race(options: Namespace) -> int:
         for seed in range(first, first + options.seeds)
         for case in cases
     ]
-    is_checked = False
     for number, run in enumerate(runs):
         if run.curve().is_finished:
             continue
-        if not is_checked and started.texts and started.texts != text_digests(cases[0].settings):
-            remedy = "restore it, or start another race with --models-dir"
-            raise ConfigError(f"{folder}: the text has changed since this race began; {remedy}")
-        is_checked = True
+        if not is_checked:
+            check_texts(folder, started)
+            is_checked = True
         if code := train(run, f"run {number + 1} of {len(runs)}"):
             command = "the same command continues the race"
             print(f"gpt-tui: stopped; {number} of {len(runs)} runs are finished; {command}", file=sys.stderr)
@@ -188,6 +188,14 @@ def manifest_in(folder: Path, options: Namespace, overrides: Overrides) -> Manif
         reason = files.reason(error)
         raise ConfigError(f"{folder} cannot be written: {reason}; choose another --models-dir") from None
     return started
+
+
+def check_texts(folder: Path, started: Manifest) -> None:
+    """Raise ConfigError if a text has changed since the race in a folder began."""
+    with ProgressLine() as waiting:
+        if started.texts and started.texts != text_digests(started.cases[0].settings, waiting):
+            remedy = "restore it, or start another race with --models-dir"
+            raise ConfigError(f"{folder}: the text has changed since this race began; {remedy}")
 
 
 def text_digests(settings: Settings, progress: Progress = ignore_progress) -> list[str]:

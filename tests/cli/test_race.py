@@ -199,6 +199,20 @@ def test_another_race_in_the_folder_is_refused(capsys: pytest.CaptureFixture[str
     assert "race has another race, with other steps; choose another folder" in capsys.readouterr().err
 
 
+def test_a_race_reads_its_text_once_per_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[object] = []
+    digest = command.text_sha256
+    monkeypatch.setattr(
+        command, "text_sha256", lambda source, progress: read.append(source) or digest(source, progress)
+    )
+    race()
+    assert len(read) == 1
+    race()  # nothing is trained
+    assert len(read) == 1
+    cli.main([*RACE[:4], "3", *RACE[5:]])
+    assert len(read) == 2
+
+
 def test_the_text_of_a_race_may_not_change_while_runs_are_missing(capsys: pytest.CaptureFixture[str]) -> None:
     race()
     text = Path("data/raw/train.en").read_bytes()

@@ -20,6 +20,7 @@ from gpt_tui.session.inside.subject import Subject, UnavailableViewError
 from gpt_tui.session.inside.view import Cell, Column, Heatmap, Table, View
 from gpt_tui.shared.formatting import counted, fixed, integer, part_name, percent, probability, scientific
 from gpt_tui.shared.ramp import MAX_BITS
+from gpt_tui.shared.spans import shortened
 
 TOP_SHOWN, TOP_IN_DATA = 3, 8  # alternatives per position
 REPEATED = 32  # tokens of a random sequence that is repeated, at most
@@ -320,11 +321,6 @@ def token_data(subject: Subject) -> list[dict[str, Any]]:
 def number_cell(number: int) -> Cell:
     """Return the cell of a position, a layer or a head."""
     return Cell(str(number))
-
-
-def shortened(text: str, length: int) -> str:
-    """Return text of at most `length` characters."""
-    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def signed_bar(ratio: float) -> str:
