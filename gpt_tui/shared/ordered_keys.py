@@ -74,46 +74,43 @@ class OrderedKeysApp(App[None]):
         self.call_later(self._deliver_in_turn)
 
     async def _deliver_in_turn(self) -> None:
-        """Deliver the next key unless the one before has still to have its effect."""
-        if not self._waiting:
+        """Deliver the next key, once the one before has had its effect and the screen has mounted."""
+        if not self._waiting or self._follower is not None or not self.screen_stack:
             return
-        if self._follower is not None:
-            if self._follower_timer is None:
-                self._follower_timer = self.set_interval(CHECK_S, self._check_follower)
-        elif self.screen is not self._mounted_screen:
+        if self.screen is not self._mounted_screen:
             self._follow(1)
         else:
-            await self._deliver_next()
+            await self.deliver(self._waiting.popleft())
+            self._follow(ROUNDS)
 
     async def on_follower(self, message: Follower) -> None:
-        """Go on with the next key, or with the next round."""
+        """Begin the next round of the follower, or go on with the next key."""
         if message is self._follower:
-            await self._go_on(message)
+            await self._end_round(message, message.rounds - 1)
 
     async def _check_follower(self) -> None:
         """Go on if the follower is lost, as when a key closes the screen that it was sent to."""
         if self._follower is not None and self._follower.is_lost:
-            await self._go_on(self._follower)
+            await self._end_round(self._follower, 0)
 
-    async def _go_on(self, follower: Follower) -> None:
-        """Deliver the next key after the last round, or send the follower again."""
-        if follower.rounds > 1 or follower.start is not self._start:
-            self._follow(max(follower.rounds - 1, 1))
+    async def _end_round(self, follower: Follower, rounds: int) -> None:
+        """Send the follower again if rounds are left or keys now go elsewhere, else deliver the next key."""
+        if not self.screen_stack:
+            return  # the app is ending
+        if rounds or follower.start is not self._start:
+            self._follow(max(rounds, 1))
             return
         self._follower, self._mounted_screen = None, self.screen
-        if self._waiting:
-            await self._deliver_next()
-        elif self._follower_timer is not None:
+        await self._deliver_in_turn()
+        if self._follower is None and self._follower_timer is not None:
             self._follower_timer.stop()
             self._follower_timer = None
-
-    async def _deliver_next(self) -> None:
-        await self.deliver(self._waiting.popleft())
-        self._follow(ROUNDS)
 
     def _follow(self, rounds: int) -> None:
         self._follower = Follower(self._start, rounds)
         self._follower.start.post_message(self._follower)
+        if self._follower_timer is None:
+            self._follower_timer = self.set_interval(CHECK_S, self._check_follower)
 
     @property
     def _start(self) -> Widget | Screen[object]:

@@ -48,7 +48,7 @@ def started(max_steps: int, minutes: float = 0.0) -> ev.RunStarted:
 
 
 def test_a_curve_says_how_much_of_a_long_eval_text_its_evaluations_scored() -> None:
-    begun = started(8)._replace(eval_part_tokens=2048)
+    begun = msgspec.structs.replace(started(8), eval_part_tokens=2048)
     step = ev.StepCompleted(1, 0, 5.0, 150.0, 1e-3, 1.0, 64, 640.0, 0.1)
     assert curve_of([begun, step, ev.EvalCompleted(1, 5.0, 150.0, 0.1, 2.5)]).part_tokens == 2048
     assert curve_of([begun, step, ev.FullEvalCompleted(1, 5.0, 150.0, 0.1, 2.5, 9000)]).part_tokens == 0

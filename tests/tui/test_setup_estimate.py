@@ -146,8 +146,8 @@ def test_step_times_have_fixed_decimals():
 def test_a_time_budget_has_its_tokens_passes_and_tokens_per_parameter():
     settings = msgspec.structs.replace(NANO, minutes=5.0, max_epochs=1000, eval_every_steps=0)
     found = shown(RunEstimate(settings, 2, 4_000_000_000, fake_texts(NANO), "", StepTime(0.05, 0.0)))
-    assert found["budget"] == "5.89M tokens, 4.88 passes"
-    assert {"4.93 tokens per parameter", "evaluations included"} <= set(found.values())
+    assert found["budget"] == "5.88M tokens, 4.88 passes"
+    assert {"4.92 tokens per parameter", "evaluations included"} <= set(found.values())
     assert found["total"] == "up to 5 min 00 s"
     assert "budget" not in shown(RunEstimate(NANO, 2, None, fake_texts(NANO), "", StepTime(0.05, 0.0)))
 
