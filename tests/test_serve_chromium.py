@@ -117,7 +117,7 @@ async def test_pasted_text_shift_enter_and_copying_work_as_in_a_browser(tmp_path
         await page.keyboard.down("Shift")  # Shift and drag select in the page, not in the app
         await page.mouse.move(1, 8)
         await page.mouse.down()
-        await page.mouse.move(400, 8, steps=5)
+        await page.mouse.move(400, 60, steps=5)  # over the first lines
         await page.mouse.up()
         await page.keyboard.up("Shift")
         await page.keyboard.press("Control+c")
