@@ -11,7 +11,6 @@ import difflib
 import errno
 import os
 import sys
-from argparse import SUPPRESS
 from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -128,10 +127,10 @@ def add_settings(
         ("--max-steps", "N", "stop after N optimizer steps, counted from the start of the run"),
         ("--minutes", "N", MINUTES),
     ):
-        parser.add_argument(option, metavar=metavar, help=SUPPRESS if option in refused else text)
+        parser.add_argument(option, metavar=metavar, help=argparse.SUPPRESS if option in refused else text)
     add_texts(parser, {"--train-file": "training text", "--eval-file": "held-out text"}, has_files=has_files)
     text = "self-test: memorize the first lines of the text (also OVERFIT_TINY=1)"
-    text = SUPPRESS if "--overfit-tiny" in refused else text
+    text = argparse.SUPPRESS if "--overfit-tiny" in refused else text
     parser.add_argument("--overfit-tiny", action="store_const", const=True, help=text)
 
 
