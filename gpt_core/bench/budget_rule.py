@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from gpt_core.bench.estimate import CorpusStats, StepTime, estimate_memory, read_corpus_stats
+from gpt_core.bench.estimate import CorpusStats, StepTime, estimate_memory, read_corpus_stats, step_tokens
 from gpt_core.bench.hardware import free_memory
 from gpt_core.bench.step_timing import STEP_TIMES
 from gpt_core.config.presets import EVAL_TOKENS, PRESETS
@@ -170,7 +170,7 @@ class Candidate(NamedTuple):
     @property
     def tokens(self) -> float:
         """Tokens trained within the budget."""
-        return self.steps * self.batch_tokens
+        return self.steps * step_tokens(self.settings, self.text_tokens)
 
     @property
     def passes(self) -> float:

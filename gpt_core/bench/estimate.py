@@ -196,6 +196,11 @@ def count_epoch_steps(settings: Settings, train_tokens: int) -> int:
     return math.ceil(windows / settings.batch_size)
 
 
+def step_tokens(settings: Settings, train_tokens: int) -> float:
+    """Return the mean number of tokens of a step: the last step of a pass has what is left of the text."""
+    return train_tokens / count_epoch_steps(settings, train_tokens)
+
+
 def estimate_run_length(settings: Settings, corpus: CorpusStats, time: StepTime) -> RunLength:
     """Return the length of a run at this step time if it does not stop early."""
     if settings.overfit_tiny:

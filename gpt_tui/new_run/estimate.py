@@ -14,6 +14,7 @@ from gpt_core.bench.estimate import (
     count_epoch_steps,
     estimate_memory,
     estimate_run_length,
+    step_tokens,
     window_length,
 )
 from gpt_core.bench.scaling import BYTES, values_per_link
@@ -225,7 +226,10 @@ def time_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:
     if time is None:
         problem = estimate.time_problem
         return [Row("throughput", one_line(problem), "dim" if problem == TIMING else "bad")]
-    tokens_per_s = settings.batch_size * window_length(settings) / time.step_s
+    if texts is None or settings.overfit_tiny:
+        tokens_per_s = settings.batch_size * window_length(settings) / time.step_s
+    else:
+        tokens_per_s = step_tokens(settings, texts.train_tokens) / time.step_s
     products, reason = time.precision
     rows = [
         Row(PRECISION, f"{products} products"),
@@ -251,8 +255,8 @@ def time_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:
 
 def budget_rows(settings: Settings, texts: CorpusStats, length: RunLength) -> list[Row]:
     """Return what a time budget is enough for: tokens, passes over the text, and tokens per parameter."""
-    passes = length.max_steps / length.epoch_steps  # the last step of a pass has what is left of the text
-    tokens = passes * texts.train_tokens
+    tokens = length.max_steps * step_tokens(settings, texts.train_tokens)
+    passes = tokens / max(1, texts.train_tokens)
     per_parameter = tokens / parameter_count(settings.shape)
     return [
         Row("budget", f"{short(tokens)} tokens, {short(passes)} passes"),

@@ -17,7 +17,7 @@ from gpt_core.bench.budget_rule import (
     budget_request,
     with_choice,
 )
-from gpt_core.bench.estimate import CorpusStats, StepTime, estimate_memory
+from gpt_core.bench.estimate import CorpusStats, StepTime, estimate_memory, step_tokens
 from gpt_core.bridges.architecture import architecture_of
 from gpt_core.config.presets import preset
 from gpt_core.config.resolve import Overrides, read_overrides
@@ -231,7 +231,14 @@ def test_the_speed_in_the_reason_is_that_with_the_chosen_dropout() -> None:
 
     settings, reason = chosen(requested(5), measurements(text_tokens=50_000)._replace(time=time))
     assert settings.dropout > 0
-    assert f" at {settings.batch_size * settings.seq_len / 200:g}k tokens per second" in reason
+    assert f" at {step_tokens(settings, 50_000) / 200:.3g}k tokens per second" in reason
+
+
+def test_a_text_of_less_than_one_batch_has_its_own_tokens_per_step() -> None:
+    settings, reason = chosen(requested(5), measurements(text_tokens=50))
+    assert settings.batch_size * settings.seq_len > 50
+    steps = 5 * 60 / measurements().time(settings).step_s
+    assert f"{steps * 50 / 1e6:.3g}M tokens, {steps / 1000:.3g}k passes over the text" in reason
 
 
 def test_requested_dropout_wins_and_is_not_explained() -> None:
