@@ -129,6 +129,8 @@ def percent(fraction: float) -> str:
 
 def probability(value: float, decimals: int = 1) -> str:
     """Format a probability as a percentage, one that would be rounded to 0 as below the least: 31.2%, < 0.1%."""
+    if not isfinite(value):
+        return NOT_A_NUMBER
     least = 0.1**decimals
     return f"{value * 100:.{decimals}f}%" if value * 100 >= least / 2 else f"< {least:.{decimals}f}%"
 

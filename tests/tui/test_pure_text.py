@@ -56,6 +56,7 @@ def test_one_line_has_no_line_break_and_a_maximum_length():
         (probability(0.0006), "0.1%"),
         (probability(0.0004), "< 0.1%"),
         (probability(0.00002, 2), "< 0.01%"),
+        (probability(float("nan")), "–"),
         (short(57_482_752), "57.5M"),
         (short(999_999), "1.00M"),
         (short(10_480), "10.5k"),
