@@ -1,11 +1,12 @@
-"""Apply keys in their order, also when many arrive together: over a slow connection, or from a text expander.
+"""Apply keys and clicks in their order, also when many arrive together, as over a slow connection.
 
 Textual sends a key to the focused widget, which inserts a letter at once. A bound key, such as Backspace, takes effect
 only after it has bubbled up to the app, when the letters behind it are inserted already (Textual issue 6605). And what
 is typed while a new screen mounts is lost, because none of its widgets has the focus yet.
 
-Here a key waits until a follower of the key before has bubbled up, too: then that key has had its effect. The follower
-goes twice, behind the messages that the effect sends, such as those of Enter in a field.
+Here a key, a paste or a click waits until a follower of the one before has bubbled up, too: then that has had its
+effect. The follower goes several times, behind the messages that the effect sends: Enter in the command palette submits
+its field, which selects an option, which closes the palette.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.widget import Widget
 
-ROUNDS = 2  # of the follower of a key
+Input = events.Key | events.Paste | events.MouseDown | events.MouseUp
+
+ROUNDS = 3  # of the follower of a key
 CHECK_S = 0.05
 LOST_S = 2.0  # keys must work in an app whose focused widget is busy or stuck
 
 
 class Follower(Message):
-    """Bubble up from where keys go.
+    """Bubble up from where keys go, at once.
 
     Args:
         start: Focused widget, or the screen without one.
@@ -39,30 +42,31 @@ class Follower(Message):
         self.start = start
         self.rounds = rounds
         self.sent_s = time.monotonic()
+        self.is_on_its_way = start.post_message(self)
 
     @property
     def is_lost(self) -> bool:
         """True if it can no longer arrive, or is so late that keys must not wait for it."""
-        return not self.start.is_attached or time.monotonic() - self.sent_s > LOST_S
+        return not self.is_on_its_way or not self.start.is_attached or time.monotonic() - self.sent_s > LOST_S
 
 
 class OrderedKeysApp(App[None]):
-    """An app that sends a key or a paste to its widgets only when the one before has had its effect."""
+    """An app that sends a key, a paste or a click to its widgets only when the one before has had its effect."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._waiting: deque[events.Key | events.Paste] = deque()
+        self._waiting: deque[Input] = deque()
         self._follower: Follower | None = None
         self._mounted_screen: Screen[object] | None = None  # which the last follower came from
         self._follower_timer: Timer | None = None
 
-    async def deliver(self, event: events.Key | events.Paste) -> None:
-        """Send a key or a paste to the widget with the focus, or run the priority binding of the key."""
+    async def deliver(self, event: Input) -> None:
+        """Send a key or a paste to the widget with the focus, a click to that below it, or run a priority binding."""
         await super().on_event(event)
 
     async def on_event(self, event: events.Event) -> None:
-        """Deliver a key or a paste in its turn, and handle other events at once."""
-        if not isinstance(event, events.Key | events.Paste) or event.is_forwarded:
+        """Deliver a key, a paste or a click in its turn, and handle other events at once."""
+        if not isinstance(event, Input) or event.is_forwarded:
             await super().on_event(event)
             return
         self._waiting.append(event)
@@ -108,7 +112,6 @@ class OrderedKeysApp(App[None]):
 
     def _follow(self, rounds: int) -> None:
         self._follower = Follower(self._start, rounds)
-        self._follower.start.post_message(self._follower)
         if self._follower_timer is None:
             self._follower_timer = self.set_interval(CHECK_S, self._check_follower)
 

@@ -12,6 +12,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.widgets import Input
 
+from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.shared import ordered_keys
 from gpt_tui.shared.ordered_keys import OrderedKeysApp
 from gpt_tui.tabs.chat.prompt_area import PromptArea
@@ -126,6 +127,28 @@ async def test_the_letters_behind_enter_in_chat_begin_the_next_prompt(tmp_path: 
         last = bench.app.main.query_one(Transcript).last
         assert last is not None
         assert last.answers[0].prompt == "hi"
+
+
+async def test_the_keys_behind_a_command_of_the_palette_reach_the_tab_that_it_opens(tmp_path: Path):
+    async with running_app(tmp_path) as bench:
+        press_at_once(bench.app, "ctrl+p", *"chat", "enter", "s", "o")
+        prompt = bench.app.main.query_one("#prompt", PromptArea)
+        await bench.until(lambda: prompt.text == "so")
+
+
+async def test_a_click_does_not_overtake_keys(tmp_path: Path):
+    async with running_app(tmp_path) as bench:
+        await bench.pilot.press("c")
+        prompt = bench.app.main.query_one("#prompt", PromptArea)
+        await bench.until(lambda: prompt.has_focus)
+        press_at_once(bench.app, "h", "e", "l", "backspace", "l", "d")
+        column = bench.text().splitlines()[0].index("Runs")
+        place = (None, column, 0, 0, 0, 1, False, False, False, column, 0)
+        bench.app.post_message(events.MouseDown(*place))
+        bench.app.post_message(events.MouseUp(*place))
+        await bench.until(lambda: bench.app.main.tab == "runs")
+        assert prompt.text == "held"
+        assert not isinstance(bench.app.screen, SetupScreen)
 
 
 async def test_keys_wait_for_the_screen_that_one_of_them_opens(tmp_path: Path):
