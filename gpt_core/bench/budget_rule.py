@@ -159,7 +159,7 @@ class Candidate(NamedTuple):
 
     @property
     def batch_tokens(self) -> int:
-        """Tokens per step."""
+        """Tokens of a full batch."""
         return self.settings.batch_size * self.settings.seq_len
 
     @property

@@ -52,7 +52,7 @@ from gpt_tui.shared.dialogs import quit_question
 from gpt_tui.shared.error_log import log_path
 from gpt_tui.shared.formatting import integer
 from gpt_tui.shared.keymap import KEYS, other_names, shown_keys
-from gpt_tui.shared.ordered_keys import Input, OrderedKeysApp
+from gpt_tui.shared.ordered_keys import OrderedEvent, OrderedKeysApp
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.shared.theme import NIGHT, OWN_THEMES, own_variables
 from gpt_tui.shell.help import HelpScreen
@@ -439,7 +439,7 @@ class GptApp(OrderedKeysApp):
 
     # -- keys
 
-    async def deliver(self, event: Input) -> None:
+    async def deliver(self, event: OrderedEvent) -> None:
         """Give a letter key that is not bound its name in the other case, or on a Latin layout."""
         if isinstance(event, events.Key) and (others := other_names(event.key)):
             bound = self.screen.active_bindings

@@ -22,7 +22,7 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.widget import Widget
 
-Input = events.Key | events.Paste | events.MouseDown | events.MouseUp
+OrderedEvent = events.Key | events.Paste | events.MouseDown | events.MouseUp
 
 ROUNDS = 3  # of the follower of a key
 CHECK_S = 0.05
@@ -55,18 +55,18 @@ class OrderedKeysApp(App[None]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._waiting: deque[Input] = deque()
+        self._waiting: deque[OrderedEvent] = deque()
         self._follower: Follower | None = None
         self._mounted_screen: Screen[object] | None = None  # which the last follower came from
         self._follower_timer: Timer | None = None
 
-    async def deliver(self, event: Input) -> None:
+    async def deliver(self, event: OrderedEvent) -> None:
         """Send a key or a paste to the widget with the focus, a click to that below it, or run a priority binding."""
         await super().on_event(event)
 
     async def on_event(self, event: events.Event) -> None:
         """Deliver a key, a paste or a click in its turn, and handle other events at once."""
-        if not isinstance(event, Input) or event.is_forwarded:
+        if not isinstance(event, OrderedEvent) or event.is_forwarded:
             await super().on_event(event)
             return
         self._waiting.append(event)

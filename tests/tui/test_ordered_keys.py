@@ -87,7 +87,7 @@ async def test_keys_go_on_when_the_widget_of_the_last_one_is_gone():
 
 
 class Stuck(Input):
-    """A field whose handler of keys ends when it is told to."""
+    """A field whose key handler blocks until `may_end` is set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class Leaving(Field):
     BINDINGS: ClassVar = [Binding("ctrl+q", "quit", priority=True)]
 
 
-async def test_a_widget_that_is_stuck_does_not_hold_back_keys_for_ever(monkeypatch: pytest.MonkeyPatch):
+async def test_a_widget_that_is_stuck_does_not_block_later_keys(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(ordered_keys, "LOST_S", 0.1)
     async with Leaving().run_test() as pilot:
         field = Stuck()
