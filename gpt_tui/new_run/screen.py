@@ -6,13 +6,11 @@ import asyncio
 import shlex
 from collections.abc import Callable
 from functools import partial
-from typing import cast
 
 from textual import events, on, work
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
-from textual.screen import Screen
 from textual.widgets import Static
 
 from gpt_core.config.presets import PRESETS
@@ -46,7 +44,7 @@ from gpt_tui.shared.dialogs import Choice, ChoiceScreen
 from gpt_tui.shared.file_name_dialog import FileNameScreen
 from gpt_tui.shared.footer import FooterBar
 from gpt_tui.shared.keymap import action_of, shown_keys
-from gpt_tui.shared.ordered_keys import OrderedKeysApp
+from gpt_tui.shared.ordered_keys import OpeningScreen, OrderedEvent
 from gpt_tui.shared.sanitize import one_line
 
 MEASURING = "timing a few steps on this computer …"
@@ -57,11 +55,11 @@ class TimeLine(Static):
     """Line about the time budget. A click chooses the model."""
 
 
-class SetupScreen(Screen[SetupResult | None]):
+class SetupScreen(OpeningScreen[SetupResult | None]):
     """Form that is validated with each key. Once typing pauses, the run is estimated in a thread.
 
-    The screen opens at once; its fields follow, and receive what is typed meanwhile. The result is None if the form was
-    left as it was, or could not be filled, which a notification explains.
+    The screen is shown before its fields. The result is None if the form was left as it was, or could not be filled,
+    which a notification explains.
 
     Args:
         read: Returns the initial state of the form, in a thread; raises GptError if there is none.
@@ -77,8 +75,6 @@ class SetupScreen(Screen[SetupResult | None]):
         self._read = read
         self._focus_first = focus
         self._initial: FormState | None = None
-        self._early_input: list[events.Key | events.Paste] | None = []
-        """Input that waits for the first field; None once that has the focus."""
         self._probes = probes
         self._prober = Prober(probes, self.post_message)
         self._existing_run_note = ""
@@ -128,20 +124,16 @@ class SetupScreen(Screen[SetupResult | None]):
             return  # it was left meanwhile, or the app is ending
         self._initial, self._typed, self._model_reason = initial, initial.typed, initial.model_reason
         self.set_focus(first)  # at once, unlike Widget.focus
-        early, self._early_input = self._early_input or [], None
-        cast(OrderedKeysApp, self.app).deliver_again(early)
+        self.is_open = True
         self._validate()
 
-    def _forward_event(self, event: events.Event) -> None:
-        """Keep input until the first field has the focus, except the key that leaves the screen."""
-        waiting = self._early_input
-        if waiting is not None and isinstance(event, events.Key | events.Paste) and not self._leaves(event):
-            waiting.append(event)
-        else:
-            super()._forward_event(event)
-
-    def _leaves(self, event: events.Event) -> bool:
-        return isinstance(event, events.Key) and action_of(event.key, "setup", dict(self.app._keymap)) == "leave_setup"
+    def acts_at_once(self, event: OrderedEvent) -> bool:
+        """Return True for the keys that leave the screen or the app."""
+        if not isinstance(event, events.Key):
+            return False
+        keymap = dict(self.app._keymap)
+        leaves = action_of(event.key, "setup", keymap) == "leave_setup"
+        return leaves or action_of(event.key, "everywhere", keymap) == "interrupt"
 
     def on_unmount(self) -> None:
         """Stop the probe."""
@@ -230,7 +222,7 @@ class SetupScreen(Screen[SetupResult | None]):
 
     def on_descendant_focus(self, _event: events.DescendantFocus) -> None:
         """Explain the focused field."""
-        if self._early_input is None:
+        if self.is_open:
             self._show_field()
 
     def _show_field(self) -> None:

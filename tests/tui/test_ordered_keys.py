@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from textual import events
+from textual import events, work
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.widgets import Input
 
 from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.shared import ordered_keys
-from gpt_tui.shared.ordered_keys import OrderedKeysApp
+from gpt_tui.shared.ordered_keys import OpeningScreen, OrderedEvent, OrderedKeysApp
 from gpt_tui.tabs.chat.prompt_area import PromptArea
 from gpt_tui.tabs.chat.transcript import Transcript
 from tests.tui.app_bench import running_app
@@ -156,3 +156,45 @@ async def test_keys_wait_for_the_screen_that_one_of_them_opens(tmp_path: Path):
         press_at_once(bench.app, "u", "tab", "1", "2", "backspace", "3")
         form = await bench.until_set_up()
         await bench.until(lambda: isinstance(form.focused, Input) and form.focused.value == "13")
+
+
+class Opening(OpeningScreen[None]):
+    """A screen whose field follows when `may_open` is set. Escape leaves it."""
+
+    BINDINGS: ClassVar = [Binding("escape", "dismiss")]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_open = asyncio.Event()
+
+    @work
+    async def on_mount(self) -> None:
+        await self.may_open.wait()
+        await self.mount(Input())
+        self.set_focus(self.query_one(Input))
+        self.is_open = True
+
+    def acts_at_once(self, event: OrderedEvent) -> bool:
+        return isinstance(event, events.Key) and event.key == "escape"
+
+
+async def test_keys_wait_for_the_fields_of_a_screen_that_is_shown_before_them(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ordered_keys, "LOST_S", 0.1)
+    async with Field().run_test() as pilot:
+        screen = Opening()
+        await pilot.app.push_screen(screen)
+        press_at_once(pilot.app, "a", "b", "backspace", "c")
+        await pilot.pause(0.3)
+        assert pilot.app.query_one(Input).value == ""
+        screen.may_open.set()
+        while not screen.query(Input) or screen.query_one(Input).value != "ac":
+            await pilot.pause(0.01)
+
+
+async def test_a_key_that_leaves_a_screen_need_not_wait_and_drops_what_was_typed_for_it():
+    async with Field().run_test() as pilot:
+        await pilot.app.push_screen(Opening())
+        press_at_once(pilot.app, "a", "b", "escape", "c")
+        field = pilot.app.screen_stack[0].query_one(Input)
+        while field.value != "c":
+            await pilot.pause(0.01)
