@@ -18,10 +18,10 @@ from gpt_core.optim import optimizer_type, outer_bytes
 from gpt_core.text.reader import size_of
 from gpt_core.text.shuffled_documents import DOCUMENT_BYTES
 from gpt_core.text.token_estimate import estimate_size
-from gpt_core.training.evaluation import max_part_tokens
+from gpt_core.training.evaluation import epochs_per_evaluation, max_part_tokens
 from gpt_core.training.fine_tuning import peek_start
 from gpt_core.training.precision import PrecisionChoice
-from gpt_core.training.setup import OVERFIT_SEQ_LEN, text_note, text_sources
+from gpt_core.training.setup import text_note, text_sources, window_length
 
 # Memory of the process without the model, measured: 60 MB for the idle app (interpreter, NumPy, BLAS, Textual), and
 # 20 MB for a run and its charts.
@@ -158,11 +158,6 @@ def checkpoint_tensor_bytes(settings: Settings) -> int:
     return data_bytes(checkpoint_layout(settings.shape, saved_state(settings), 0))
 
 
-def window_length(settings: Settings) -> int:
-    """Return T, the number of tokens in one training window."""
-    return min(settings.seq_len, OVERFIT_SEQ_LEN) if settings.overfit_tiny else settings.seq_len
-
-
 def read_corpus_stats(settings: Settings) -> CorpusStats:
     """Return the texts that a run would use, and their token counts.
 
@@ -210,9 +205,11 @@ def estimate_run_length(settings: Settings, corpus: CorpusStats, time: StepTime)
         return RunLength(0, steps, 0.0, steps * time.step_s)
     steps = count_epoch_steps(settings, corpus.train_tokens)
     max_steps = min(settings.max_steps or math.inf, settings.max_epochs * steps)
-    every = settings.eval_every_steps
+    every = settings.eval_every_steps or math.inf
     part_tokens = min(max_part_tokens(settings) or corpus.eval_tokens, corpus.eval_tokens)
-    scored_tokens = corpus.eval_tokens + ((steps - 1) // every if every else 0) * part_tokens
+    evaluations = (steps - 1) // every if every < steps else steps / every
+    at_ends = corpus.eval_tokens / epochs_per_evaluation(settings.eval_every_steps, steps)
+    scored_tokens = at_ends + evaluations * part_tokens
     forward_s_per_token = FORWARD_SHARE * time.passes_s / (settings.batch_size * settings.seq_len)
     epoch_s = steps * time.step_s + scored_tokens * forward_s_per_token
     if settings.minutes:

@@ -13,7 +13,6 @@ from typing import Any, get_args
 import msgspec
 import numpy as np
 
-from gpt_core.bench.estimate import window_length
 from gpt_core.bench.hardware import processor_name
 from gpt_core.bench.scaling import BYTES, Chunk, Network, Prediction, StepCosts, calibrated, predictions
 from gpt_core.config.presets import shape_name
@@ -37,6 +36,7 @@ from gpt_core.training.gradient_sum import (
     chunks_of,
 )
 from gpt_core.training.precision import with_precision
+from gpt_core.training.setup import window_length
 
 FORMATS: tuple[ExchangeFormat, ...] = get_args(ExchangeFormat)
 MESSAGE_BYTES = (1 << 12, 1 << 16, 4 * MIN_CHUNK, 4 * MAX_CHUNK)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from gpt_core.bench.estimate import StepTime, training_state_bytes, window_length
+from gpt_core.bench.estimate import StepTime, training_state_bytes
 from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.kernels import compute_threads, threads
 from gpt_core.model.flops import step_flops
@@ -25,6 +25,7 @@ from gpt_core.model.parameters import Parameters, frozen_names
 from gpt_core.model.precision import ProductFormat
 from gpt_core.optim import create_optimizer, optimizer_type
 from gpt_core.training.precision import MEASUREMENT_LOCK, with_precision
+from gpt_core.training.setup import window_length
 
 MAX_PROBE_FLOPS = 200e9  # of one forward and backward pass: one to two seconds on two cores
 MEASURE_S = 1.0  # minimum time measured, after a warm-up pass

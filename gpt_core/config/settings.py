@@ -198,7 +198,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     eval_every_steps: Annotated[
         Count,
-        Meta(description="evaluate every N steps and after each epoch (0: only after epochs)"),
+        Meta(description="evaluate every N steps and after epochs (0: only after epochs)"),
         _group("evaluation and saving"),
     ] = 0
     # 0 in checkpoints of earlier versions, which do not hold it

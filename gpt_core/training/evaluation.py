@@ -1,8 +1,9 @@
 """Evaluation of a text: loss, perplexity, token accuracy, and bits per byte, which compares across vocabularies.
 
 During a run a fixed part of a long eval text is scored every `eval_every_steps`, and all of it after each epoch and at
-the end. A complete evaluation scores the part first, in the same batches: the scores of the part are comparable at all
-steps, to the bit.
+the end. Of epochs that are much shorter than this interval, only some are followed by an evaluation: it and its sample
+would take longer than the training. A complete evaluation scores the part first, in the same batches: the scores of the
+part are comparable at all steps, to the bit.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from gpt_core.model.gpt import GPT, EvalSums
 from gpt_core.text.data_loader import Batch, sequential_windows, spread, window_count, windows_in_batches
 from gpt_core.text.token_stream import TokenStream, bytes_between
 from gpt_core.training import losses
+
+MAX_EPOCH_EVALUATIONS = 10  # after epochs, per interval of `eval_every_steps`
 
 NO_SUMS = EvalSums(0.0, 0, 0)
 
@@ -130,6 +133,16 @@ def part_windows(text: TokenStream, seq_len: int, max_tokens: int) -> int:
 def max_part_tokens(settings: Settings) -> int:
     """Return the targets in the part, 0 for all. Without evaluations between epochs it is the complete text."""
     return settings.eval_tokens if settings.eval_every_steps else 0
+
+
+def epochs_per_evaluation(eval_every_steps: int, steps_per_epoch: int) -> int:
+    """Return the number of epochs that an evaluation follows: 1, or more if they are short.
+
+    Args:
+        eval_every_steps: The setting.
+        steps_per_epoch: Steps of an epoch.
+    """
+    return max(1, math.ceil(eval_every_steps / (MAX_EPOCH_EVALUATIONS * steps_per_epoch)))
 
 
 def evaluate(gpt: GPT, text: TokenStream, batch: int, progress: Callable[[int, int], None] | None = None) -> EvalResult:

@@ -11,7 +11,7 @@ from gpt_core.text.overfit_data import OverfitLoader
 from gpt_core.training import events as ev
 from gpt_core.training.agreement import Agreement
 from gpt_core.training.early_stopping import record_evaluation
-from gpt_core.training.evaluation import EvalResult, EvalText, RunScores, max_part_tokens
+from gpt_core.training.evaluation import EvalResult, EvalText, RunScores, epochs_per_evaluation, max_part_tokens
 from gpt_core.training.rounds import Rounds
 from gpt_core.training.run import Run
 from gpt_core.training.run_length import last_step
@@ -31,6 +31,7 @@ class Evaluator:
         self._text: EvalText | None = None
         if run.texts.held_out is not None:
             self._text = EvalText(run.texts.held_out, run.texts.windows.seq_len, max_part_tokens(run.settings))
+        self._epochs = epochs_per_evaluation(run.settings.eval_every_steps, run.steps_per_epoch)
         self._last_step = last_step(run)
         self._training_from_s = run.state.elapsed_s  # later by the time of the evaluations
         self._fully_scored_step = self._sampled_step = self._exchanged_step = -1
@@ -42,7 +43,7 @@ class Evaluator:
 
     @property
     def is_scheduled(self) -> bool:
-        """True if an evaluation is scheduled at this step: at the end of an epoch, and every `eval_every_steps`.
+        """True if an evaluation is scheduled at this step: at the end of epochs, and every `eval_every_steps`.
 
         One that is scheduled within a round of local steps takes place at the end of the round. The weights that a
         fine-tuning starts from have one, too.
@@ -63,8 +64,11 @@ class Evaluator:
     def _is_scheduled_at(self, step: int, window: int) -> bool:
         if step == 0:
             return self._state.origin is not None
-        is_at_end = window == 0 or window >= self._run.texts.windows.windows_per_epoch
-        return is_at_end or self._rounds.ends.has_multiple(self._settings.eval_every_steps, step, window)
+        is_at_end = window >= self._run.texts.windows.windows_per_epoch
+        epochs = self._state.epoch + is_at_end
+        if (is_at_end or window == 0) and epochs % self._epochs == 0:
+            return True
+        return self._rounds.ends.has_multiple(self._settings.eval_every_steps, step, window)
 
     def evaluate(self, *, is_last: bool = False) -> Iterator[ev.AnyEvent]:
         """Evaluate: the complete text at the end of an epoch and of the run, else the fixed part of it.
@@ -90,7 +94,9 @@ class Evaluator:
         self._training_from_s += state.elapsed_s - trained_until_s
         result, full = scores
         is_scheduled = self.is_scheduled
-        is_best = record_evaluation(state, result.loss, result.accuracy, self._settings, is_scheduled=is_scheduled)
+        is_best = self._run.texts.has_best and record_evaluation(
+            state, result.loss, result.accuracy, self._settings, is_scheduled=is_scheduled
+        )
         state.last_eval = scores_of(state.step, result)
         if state.step == 0 and state.origin is not None:
             state.start_scores = state.last_eval

@@ -20,6 +20,8 @@ from gpt_core.text.data_loader import Batch
 from gpt_core.text.token_stream import TokenStream
 from gpt_core.tokenizers import Tokenizer
 
+MIN_TEXT_TOKENS = 1000  # of a training text, below which there is nothing to learn but the text itself
+
 
 class BatchSource(Protocol):
     """Source of batches: `gpt_core.text.data_loader.DataLoader`, or the lines of the self-test."""
@@ -52,6 +54,11 @@ class Texts(NamedTuple):
     """path that the caches of the eval text are named after, None where nothing is evaluated"""
     eval_sha256: str = ""
     """digest of the file that the eval text is, or is the end of"""
+
+    @property
+    def has_best(self) -> bool:
+        """False if the eval text is the end of a tiny text, which cannot say which model is the best one."""
+        return len(self.train) >= MIN_TEXT_TOKENS or self.eval_name != self.train.name
 
 
 @dataclass

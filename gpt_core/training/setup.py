@@ -120,7 +120,8 @@ def assemble(
     The weights of a run that starts from others are evaluated before the first step: later scores compare with that.
     """
     (settings, choice), best_restarted = with_precision(request.settings), ""
-    prompt = request.settings.sample_prompt or first_words(texts.held_out or texts.train, tokenizer)
+    prompted = texts.held_out if texts.held_out is not None and texts.has_best else texts.train
+    prompt = request.settings.sample_prompt or first_words(prompted, tokenizer)
     settings = msgspec.structs.replace(settings, sample_prompt=prompt)
     if checkpoint is None:
         state, optimizer_state, average, momentum = TrainingState(run_id=run_id), None, None, None
@@ -258,13 +259,18 @@ def eval_text_note(train: TextSource, held_out: TextSource | None, texts: Texts)
     )
 
 
+def window_length(settings: Settings) -> int:
+    """Return T, the number of tokens in one training window."""
+    return min(settings.seq_len, OVERFIT_SEQ_LEN) if settings.overfit_tiny else settings.seq_len
+
+
 def open_texts(
     settings: Settings, train: TextSource, held_out: TextSource | None, tokenizer: Tokenizer, progress: Progress
 ) -> Texts:
     """Return the tokens to train on and to evaluate on: those of the eval text, else the end of the training text."""
     if settings.overfit_tiny:
         lines = tokens_of_documents(first_lines(train, settings.overfit_lines), tokenizer)
-        windows = OverfitLoader(lines, min(settings.seq_len, OVERFIT_SEQ_LEN), settings.seed)
+        windows = OverfitLoader(lines, window_length(settings), settings.seed)
         return Texts(lines, windows, None, "", 0)
     text = load_tokens(train, tokenizer, settings.document, progress=progress)
     if held_out is not None:

@@ -15,13 +15,13 @@ from gpt_core.bench.estimate import (
     estimate_memory,
     estimate_run_length,
     step_tokens,
-    window_length,
 )
 from gpt_core.bench.scaling import BYTES, values_per_link
 from gpt_core.config.settings import Settings
 from gpt_core.model.memory import weight_bytes
 from gpt_core.model.parameters import parameter_count, trained_count
 from gpt_core.optim import optimizer_type
+from gpt_core.training.setup import window_length
 from gpt_tui.session.start_text import hosts_text
 from gpt_tui.shared.formatting import counted, duration, estimated_duration, integer, short, size
 from gpt_tui.shared.rows import RULE, Row
@@ -249,7 +249,17 @@ def time_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:
         *rows,
         Row("total", f"up to {estimated_duration(length.max_s)}"),
         Row(DETAIL, counted(length.max_steps, "step"), "dim"),
+        *short_run_rows(settings, length.max_steps),
         *([Row(DETAIL, "plus a final evaluation", "dim")] if settings.minutes and not settings.overfit_tiny else []),
+    ]
+
+
+def short_run_rows(settings: Settings, steps: int) -> list[Row]:
+    """Return a note on a run that ends before its learning rate has its full value."""
+    if settings.overfit_tiny or settings.minutes or steps >= settings.warmup_steps:
+        return []
+    return [
+        Row("note", f"fewer than warmup_steps={integer(settings.warmup_steps)}: the learning rate stays low", "bad")
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import isfinite
 from pathlib import PurePath
 
+from gpt_core.training.evaluation import epochs_per_evaluation
 from gpt_core.training.events import EvalCompleted, Event, StepCompleted
 from gpt_core.training.metrics import Metric, metrics
 from gpt_tui.session.exchange_text import exchange_figures, exchange_text
@@ -218,10 +219,11 @@ def first_evaluation_row(state: RunState, value_width: int) -> Row:
         return Row("no evaluation", "")
     if state.limits == NO_LIMITS or state.evaluating is not None:
         return Row("no evaluation yet", "")
-    every = state.limits.eval_every_steps or (started.steps_per_epoch if started and started.kind == "train" else 0)
-    if not every:
+    every, epoch = state.limits.eval_every_steps, started.steps_per_epoch if started and started.kind == "train" else 0
+    intervals = [every, epoch and epoch * epochs_per_evaluation(every, epoch)]
+    if not any(intervals):
         return Row("no evaluation yet", "")
-    step = (state.step // every + 1) * every
+    step = min((state.step // interval + 1) * interval for interval in intervals if interval)
     if 0 < state.last_step < step:
         at_end = "evaluation at the end"
         options = [f"{at_end}, step {integer(state.last_step)}", at_end, "eval at the end"]

@@ -99,7 +99,7 @@ def early_stopping(state: TrainingState) -> tuple[object, ...]:
 
 @pytest.mark.slow
 def test_a_text_of_a_few_kilobytes_does_not_stop_early_with_the_default_settings(tmp_path: Path) -> None:
-    """An epoch has about a dozen steps, each with an evaluation; none of them is an improvement here."""
+    """An epoch has about a dozen steps, some end with an evaluation; none of these is an improvement here."""
     nano = preset("nano")
     names = ("patience", "patience_min_steps", "warmup_steps", "eval_every_steps", "max_epochs")
     settings = tiny_settings(
@@ -109,7 +109,7 @@ def test_a_text_of_a_few_kilobytes_does_not_stop_early_with_the_default_settings
     end = of_kind(events, ev.RunFinished)[0]
     assert end.reason == "max_epochs"
     assert end.step > nano.warmup_steps
-    assert of_kind(events, ev.EvalCompleted)[-1].without_improvement > nano.patience
+    assert of_kind(events, ev.EvalCompleted)[-1].without_improvement >= nano.patience
 
 
 def test_a_gain_below_the_threshold_is_no_improvement() -> None:

@@ -21,7 +21,6 @@ from gpt_core.bench.estimate import (
     estimate_memory,
     estimate_run_length,
     read_corpus_stats,
-    window_length,
 )
 from gpt_core.bench.step_timing import (
     MAX_PROBE_FLOPS,
@@ -47,7 +46,7 @@ from gpt_core.tokenizers import BOS
 from gpt_core.training import precision
 from gpt_core.training.events import RunStarted, StepCompleted
 from gpt_core.training.precision import PrecisionChoice
-from gpt_core.training.setup import OVERFIT_SEQ_LEN
+from gpt_core.training.setup import OVERFIT_SEQ_LEN, window_length
 from gpt_core.training.trainer import Trainer
 from tests.core.checkpoint_samples import sample
 from tests.core.test_costs import allocated_bytes

@@ -19,6 +19,7 @@ from gpt_core.text.data_loader import spread
 from gpt_core.training import events as ev
 from gpt_core.training.evaluation import EvalText, RunScores, evaluate
 from gpt_core.training.request import raised_limits
+from gpt_core.training.run import MIN_TEXT_TOKENS
 from gpt_core.training.trainer import Trainer
 from tests.core.training_samples import (
     LATEST,
@@ -74,6 +75,54 @@ def test_an_evaluation_between_epochs_scores_the_part_and_one_after_an_epoch_all
     assert [event.step for event in full] == [per_epoch, 2 * per_epoch]  # the last one only once
     assert {event.tokens for event in full} == {started.eval_tokens - 1}
     assert {event.step for event in full} < {event.step for event in of_kind(events, ev.EvalCompleted)}
+
+
+def test_of_epochs_that_are_short_for_the_interval_only_some_are_followed_by_an_evaluation(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path, max_steps=100, sample_tokens=0)
+    epoch = steps_per_epoch(train(settings))
+
+    def evaluated(every: int) -> list[int]:
+        folder = tmp_path / str(every)
+        changed = msgspec.structs.replace(settings, eval_every_steps=every, models_dir=str(folder))
+        return [event.step for event in of_kind(train(changed), ev.EvalCompleted)]
+
+    ends = list(range(epoch, 100, epoch))
+    assert evaluated(0) == [*ends, 100]
+    assert evaluated(10 * epoch) == [*ends, 100]
+    assert evaluated(10 * epoch + 1) == [*ends[1::2], 100]
+    assert evaluated(30 * epoch) == [*ends[2::3], 100]
+
+
+def test_a_resumed_run_has_the_evaluations_of_a_run_in_one_go(tmp_path: Path) -> None:
+    """Also where it is resumed at the end of an epoch without an evaluation."""
+    settings = tiny_settings(tmp_path, max_steps=1, sample_tokens=0)
+    epoch = steps_per_epoch(train(settings))
+    whole = msgspec.structs.replace(settings, max_steps=5 * epoch, eval_every_steps=10 * epoch + 1)
+    steps = [event.step for event in of_kind(train(whole, overwrite=True), ev.EvalCompleted)]
+    assert steps == [2 * epoch, 4 * epoch, 5 * epoch]
+    short = msgspec.structs.replace(whole, max_steps=epoch, models_dir=str(tmp_path / "short"))
+    train(short)
+    resumed = msgspec.structs.replace(short, max_steps=5 * epoch)
+    events = train(resumed, resume=tmp_path / "short" / LATEST.name)
+    assert [event.step for event in of_kind(events, ev.EvalCompleted)] == steps
+
+
+@pytest.mark.parametrize(("separate", "has_best"), [(False, False), (True, True)])
+def test_the_end_of_a_tiny_text_chooses_no_best_model(tmp_path: Path, separate: bool, has_best: bool) -> None:
+    settings = tiny_settings(tmp_path, max_steps=30)
+    text = Path(settings.train_file)
+    text.write_text("\n\n".join(text.read_text().split("\n\n")[:12]))
+    if not separate:
+        settings = msgspec.structs.replace(settings, eval_file="", hold_out=True)
+    events = train(settings)
+    started, finished = of_kind(events, ev.RunStarted)[0], of_kind(events, ev.RunFinished)[0]
+    assert started.train_tokens < MIN_TEXT_TOKENS
+    assert any(event.is_best for event in of_kind(events, ev.EvalCompleted)) == has_best
+    assert (tmp_path / "models/best_model.safetensors").exists() == has_best
+    final = peek_checkpoint(tmp_path / "models/transformer.safetensors")
+    assert has_best or final.step == finished.step
+    prompt = of_kind(events, ev.SampleWritten)[0].prompt
+    assert separate or prompt in text.read_text()[: len(text.read_text()) // 2]
 
 
 def test_a_complete_evaluation_scores_the_part_as_one_of_the_part_alone_does(tmp_path: Path) -> None:

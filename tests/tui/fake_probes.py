@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gpt_core.bench.estimate import CorpusStats, StepTime, window_length
+from gpt_core.bench.estimate import CorpusStats, StepTime
 from gpt_core.config.settings import Settings
 from gpt_core.model.flops import step_flops
 from gpt_core.training.precision import PrecisionChoice
+from gpt_core.training.setup import window_length
 from gpt_tui.new_run.probe import Probes
 
 FREE_BYTES = 4_000_000_000
