@@ -44,6 +44,8 @@ class RunStarted(Event, frozen=True, tag="started", omit_defaults=True):
     elapsed_s: float
     ema: float = 0.0
     """decay of the average of the weights that is evaluated and saved; 0 if it is the weights themselves"""
+    dropout: float = 0.0
+    """dropout of the run"""
     precision: str = "float32"
     """format of the matrix products, float32 or bfloat16"""
     precision_reason: str = ""

@@ -400,7 +400,7 @@ class Trainer:
             max_steps=self._budget.last_step, minutes=settings.minutes, model_reason=run.model_reason,
             threads=threads.get_threads(), seed=settings.seed, train_file=run.texts.train.name,
             eval_file=run.texts.eval_name, resumed_from=str(run.resumed_from or ""), elapsed_s=state.elapsed_s,
-            ema=settings.ema,
+            ema=settings.ema, dropout=settings.dropout,
             precision=settings.precision, precision_reason=run.precision_reason, warnings=run.warnings,
             eval_part_tokens=self._evaluator.part_tokens,
             best_metric=settings.best_metric, best_restarted=run.best_restarted,

@@ -180,9 +180,10 @@ def started_details(event: RunStarted) -> str:
         scored += f" ({part} of its {tokens} tokens; all after each epoch and at the end)"
     if event.ema:
         scored += f"; scores, samples and saved models are of the average of the weights (ema {event.ema:g})"
+    step_tokens = min(event.batch_tokens, event.train_tokens)
     return (
         f"text {name}: {short(event.train_tokens)} tokens{scored}; {counted(event.steps_per_epoch, 'step')} per epoch, "
-        f"{counted(event.batch_tokens, 'token')} per step; {threads}, {precision_clause(event)}, seed {event.seed}"
+        f"{counted(step_tokens, 'token')} per step; {threads}, {precision_clause(event)}, seed {event.seed}"
     )
 
 

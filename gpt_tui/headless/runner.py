@@ -268,11 +268,24 @@ def say_how_it_ended(history: RunState, settings: Settings, stream: TextIO) -> N
         reached.append(f"DIVERGED: {words}")
     say(stream, "finished: " + ", ".join(reached))
     models_dir = str(Path(history.saved.path).parent) if history.saved else settings.models_dir
+    if note := best_model_note(history):
+        say(stream, note)
     for known in (settings, msgspec.structs.replace(settings, sample_prompt="")):
         line = f"next: {next_commands(history.finished, known, models_dir)}"
         if can_print(line, stream):
             say(stream, line)
             return
+
+
+def best_model_note(history: RunState) -> str:
+    """Return which model generates text after a run whose last weights are not the best ones; else ""."""
+    last, best = history.evaluation, history.best.step
+    if not best or last is None or last.step == best or history.saved is None or history.save_error:
+        return ""
+    return (
+        f"generate, chat and evaluate use the best model, of step {integer(best)}; "
+        f"--model {shlex.quote(history.saved.path)} is that of step {integer(history.saved.step)}"
+    )
 
 
 def next_commands(finished: RunFinished, settings: Settings, models_dir: str) -> str:

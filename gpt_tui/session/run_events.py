@@ -234,13 +234,16 @@ def _evaluated(run: RunState, event: EvalCompleted) -> RunState:
 def _with_advice(run: RunState, event: EvalCompleted) -> RunState:
     """Record the first evaluation after the second pass over the training text, and log what it means.
 
-    An evaluation that is worse than the first steps, or about guessing, is of a run that does not learn: its gap means
-    something else.
+    An evaluation about guessing is of a run that does not learn: its gap means something else. So is the first one that
+    is worse than the first steps, as in a run that diverges; the next one is of a model that memorizes.
     """
     passes = run.last.epoch + (run.epoch_fraction == 1.0) if run.last is not None else 0
-    if run.used_up is not None or passes < MIN_PASSES or not event.loss < run.curve.rows()[0, HIGH]:
+    if run.used_up is not None or passes < MIN_PASSES:
         return run
-    if not has_learned(run, run.evaluations[-1]):
+    latest, before, first_loss = run.evaluations[-1], run.evaluations[-2:-1], run.curve.rows()[0, HIGH]
+    if latest.loss >= first_loss and not (before and before[0].loss >= first_loss):
+        return run
+    if not has_learned(run, latest):
         return run
     advised = replace(run, used_up=UsedUp(event.step, passes, run.curve.smoothed, event.loss))
     return _logged(advised, advice(advised), "plain")

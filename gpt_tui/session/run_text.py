@@ -98,5 +98,8 @@ def gain_text(run: RunState, named_loss: float | None = None) -> str:
 
 def advice(run: RunState) -> str:
     """Return that the training text of a run is used up, what it means and what would help; "" before."""
-    tokens, parameters = (run.started.train_tokens, run.started.parameters) if run.started else (0, 0)
-    return used_up_text(run.used_up, tokens, parameters, is_judged=is_judged(run)) if run.used_up is not None else ""
+    if run.used_up is None:
+        return ""
+    event = run.started
+    tokens, parameters, dropout = (event.train_tokens, event.parameters, event.dropout) if event else (0, 0, 0.0)
+    return used_up_text(run.used_up, tokens, parameters, dropout, is_judged=is_judged(run))

@@ -57,3 +57,15 @@ def test_a_run_whose_epochs_end_within_the_warm_up_says_how_to_reach_the_full_ra
     assert f"a short run: max_epochs=1 gives {steps} steps, fewer than warmup_steps=500" in run.stderr
     assert f"add --set warmup_steps={steps // 10}, or for a longer run --set max_epochs=" in run.stderr
     assert "or gpt-tui --train-only --resume" in run.stdout
+
+
+@pytest.mark.parametrize(("threshold", "is_said"), [("100", True), ("0", False)])
+def test_a_run_whose_last_weights_are_not_the_best_says_which_ones_generate_text(
+    folder: Path, threshold: str, is_said: bool
+) -> None:
+    """By a threshold that nothing reaches, the first evaluation stays the best one."""
+    settings = tiny("max_steps=6", "eval_every_steps=2", "best_metric=loss", f"improvement_threshold={threshold}")
+    run = run_program("train", *settings, cwd=folder)
+    assert run.returncode == 0, run.stderr
+    line = "evaluate use the best model, of step 2; --model models/ckpt_latest.safetensors is that of step 6"
+    assert (line in run.stdout) == is_said

@@ -16,7 +16,7 @@ from gpt_tui.session.log_replay import with_earlier_part
 from gpt_tui.session.overfitting_text import UsedUp, used_up_text
 from gpt_tui.session.run_events import advance, advance_all
 from gpt_tui.session.run_state import Evaluation, RunState
-from gpt_tui.session.run_text import gap_at
+from gpt_tui.session.run_text import advice, gap_at
 from tests.tui.samples import LIMITS, scored, started, step
 
 
@@ -53,6 +53,16 @@ def test_an_evaluation_that_is_worse_than_the_first_steps_does_not_count():
     assert settled.used_up.step == 300
 
 
+def test_the_second_evaluation_in_a_row_that_is_worse_than_the_first_steps_is_of_a_model_that_memorizes():
+    run = advance_all(
+        advance(RunState(limits=LIMITS), started()), [step(1, 8.0), step(250, 0.5), scored(250, 0.1, 9.0)]
+    )
+    assert run.used_up is None
+    run = advance_all(run, [step(300, 0.4), scored(300, 0.1, 9.5)])
+    assert run.used_up is not None
+    assert "the model memorizes" in run.log[-1].text
+
+
 def test_it_is_said_once_per_run_in_the_log_and_headless():
     run, lines = run_of(5)
     said = [line for line in lines if "used up" in line]
@@ -81,13 +91,25 @@ def test_the_words_about_the_gap_are_those_of_each_evaluation():
     assert gap_text(3.0, 3.5, 2) in used_up_text(UsedUp(200, 2, 3.0, 3.5), 1_206_000, 1_190_000)
 
 
-def test_more_text_and_dropout_always_help_and_a_smaller_model_where_the_text_is_small_for_it():
-    found = UsedUp(200, 2, 3.0, 3.5)
-    assert "a smaller model" in used_up_text(found, 1_206_000, 1_190_000)
-    large_text = used_up_text(found, 100_000_000, 1_190_000)
-    assert "a smaller model" not in large_text
-    assert "more text" in large_text
-    assert "dropout" in large_text
+@pytest.mark.parametrize(
+    ("train_tokens", "parameters", "dropout", "listed"),
+    [
+        (1_206_000, 1_190_000, 0.0, "more text, a larger dropout (up to 0.3), or a smaller model"),
+        (100_000_000, 1_190_000, 0.2, "more text, or a larger dropout (up to 0.3)"),
+        (1_206_000, 1_190_000, 0.3, "more text, or a smaller model"),
+        (2000, 267_000, 0.3, "more text"),
+    ],
+)
+def test_only_what_can_be_changed_is_said_to_help(train_tokens: int, parameters: int, dropout: float, listed: str):
+    text = used_up_text(UsedUp(200, 2, 3.0, 3.5), train_tokens, parameters, dropout)
+    assert text.endswith(f"What would help: {listed}")
+
+
+def test_the_advice_knows_the_dropout_of_the_run():
+    event = msgspec.structs.replace(started(), dropout=0.3)
+    run = advance_all(advance(RunState(limits=LIMITS), event), [trained(1), trained(200), scored(200, 0.2, 3.5)])
+    assert "used up" in advice(run)
+    assert "dropout" not in advice(run)
 
 
 def untrained(loss: float, **changes: object) -> tuple[RunState, list[str]]:
@@ -122,7 +144,11 @@ def test_a_short_eval_text_has_no_verdict_but_the_text_is_used_up():
 def test_a_text_that_is_too_small_to_learn_from_is_named_once():
     event = started(train_tokens=480)
     assert sum("only 480 tokens" in line for line, _ in news(event, RunState())) == 1
-    assert sum("only 480 tokens" in line.text for line in advance(RunState(), event).log) == 1
+    log = advance(RunState(), event).log
+    assert sum("only 480 tokens" in line.text for line in log) == 1
+    assert not any("best model" in line.text for line in log)
+    held_out = msgspec.structs.replace(event, eval_file=event.train_file)
+    assert any("no best model is kept" in line.text for line in advance(RunState(), held_out).log)
     assert "only" not in str(
         news(started(), RunState()) + news(started(train_tokens=480, resumed_from="m"), RunState())
     )
