@@ -327,7 +327,8 @@ def _too_large(found: Candidate, model: Model) -> str:
     """Return why a model, with its speed, is too large for the budget or the text."""
     what, needed, per_parameter = _model(found.settings), model.tokens_per_parameter, found.tokens / found.parameters
     if per_parameter < needed:
-        return f"{what} would have {floor(100 * per_parameter) / 100:g}, fewer than {needed:g}"  # 0.999 is not 1
+        rounded = floor(100 * per_parameter) / 100  # 0.999 is not 1
+        return f"{what} would have {rounded:g} per parameter, fewer than {needed:g}"
     return f"{what} would need more text: {model.max_passes:g} passes have fewer than {needed:g} per parameter"
 
 

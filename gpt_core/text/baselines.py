@@ -24,7 +24,7 @@ from gpt_core.text.cache_files import cache_folders, new_cache_file
 from gpt_core.text.token_stream import TokenStream
 from gpt_core.tokenizers import Tokenizer
 
-VERSION = 1
+VERSION = 2
 MAX_COUNTED_TOKENS = 1 << 22
 MAX_COMPRESSED_BYTES = 1 << 20
 MAX_STORED_BYTES = 1 << 14
@@ -42,7 +42,7 @@ class Baselines(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bytes_per_token: float
     """bytes of the eval text per token to predict, which converts bits per byte into nats per token"""
     compressed: dict[str, float]
-    """bits per byte of the eval text, by compressor"""
+    """bits per byte of the eval text, by compressor that makes it smaller"""
     compressed_bytes: int = 0
     """bytes from the start of the eval text that were compressed, 0 for all of it"""
 
@@ -99,7 +99,8 @@ def measure_baselines(
         length = _compressed_length(compressor, text, is_stopping)
         if length is None:
             return None
-        compressed[name] = 8 * length / max(size, 1)
+        if length < size:  # else its header is longer than what it saves
+            compressed[name] = 8 * length / size
     return Baselines(
         math.log(tokenizer.vocab_size), entropy(counts), bytes_per_token, compressed, 0 if read_all else size
     )

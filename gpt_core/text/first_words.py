@@ -67,7 +67,9 @@ def _documents(text: TokenStream, tokenizer: Tokenizer) -> list[tuple[list[str],
     for start, end in pairwise([0, *sorted(begin_documents - {0}), len(ids)]):
         lines = tokenizer.decode(ids[start:end].tolist()).decode("utf-8", "replace").splitlines()
         is_complete = start in begin_documents
-        filled = list(filter(None, map(_decodable, lines if is_complete else lines[1:] or lines)))
+        if not is_complete:
+            lines = lines[1:] or [re.sub(r"^\S+\s+", "", line) for line in lines]  # a word may be cut
+        filled = list(filter(None, map(_decodable, lines)))
         if filled:
             found.append((filled, is_complete))
     return found

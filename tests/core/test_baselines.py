@@ -73,6 +73,10 @@ def test_a_text_without_bytes_to_predict_is_not_compressed():
     assert measured(held_out=end).compressed == {}
 
 
+def test_a_compressor_that_does_not_make_the_text_smaller_is_left_out():
+    assert measured(held_out=tokens_of_documents(TEXTS[:1], TOKENIZER)).compressed == {}
+
+
 def test_a_compressor_gets_every_document_and_is_scored_per_byte_of_the_text():
     data = b"".join(text + b"\n" for text in TEXTS)
     expected = 8 * len(lzma.compress(data, filters=[{"id": lzma.FILTER_LZMA2, "preset": 9}])) / STREAM.bytes

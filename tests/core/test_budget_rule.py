@@ -154,7 +154,7 @@ def test_a_model_that_is_just_too_large_has_fewer_tokens_in_the_reason_too() -> 
     step_s = 60 * minutes * batch / (0.999 * needed * parameters)
     found = measurements(text_tokens=1_000_000_000)._replace(time=lambda _: StepTime(step_s, 0))
     _, reason = chosen(requested(minutes), found)
-    assert reason.endswith(f"would have {needed - 0.01:g}, fewer than {needed:g}")
+    assert reason.endswith(f"would have {needed - 0.01:g} per parameter, fewer than {needed:g}")
 
 
 def test_the_free_memory_limits_the_model() -> None:

@@ -61,6 +61,17 @@ def test_a_text_cut_inside_a_document_begins_with_its_next_complete_line() -> No
     assert first_words(cut, tokenizer) == "Über allen Gipfeln"
 
 
+@pytest.mark.parametrize(("start", "expected"), [(3, "Gipfeln ist Ruh, in"), (5, "Gipfeln ist Ruh, in")])
+def test_a_text_cut_inside_its_only_line_begins_with_a_complete_word(start: int, expected: str) -> None:
+    text, tokenizer = stream_of(GERMAN)
+    cut = TokenStream(
+        text.source, text.start + start, text.count - start, text.bytes, text.token_lengths, text.sha256, text.name, 0
+    )
+    words = first_words(cut, tokenizer)
+    assert words
+    assert f" {words} " in GERMAN
+
+
 @pytest.mark.parametrize(("line", "prompt"), [(GERMAN, "Über allen Gipfeln"), (CHINESE, "话说天下大势")])
 def test_samples_of_a_run_continue_words_of_its_eval_text(tmp_path: Path, line: str, prompt: str) -> None:
     settings = tiny_settings(tmp_path, max_steps=2, sample_tokens=4, eval_every_steps=1, vocab_size=400)
