@@ -260,7 +260,7 @@ async def test_retry_copy_and_clear_act_on_the_last_reply(tmp_path: Path):
 
 async def test_a_reply_of_any_bytes_is_copied_as_text_and_continued_as_bytes(tmp_path: Path):
     saved_model(tmp_path, "best", 50, seed=1)
-    async with running_app(tmp_path, size=(120, 40), max_tokens=12, make=make_generator) as bench:
+    async with running_app(tmp_path, size=(120, 40), max_tokens=60, make=make_generator) as bench:
         await bench.pilot.press("c")
         await ask(bench, "Once")
         await bench.until(lambda: not chat(bench).replying)

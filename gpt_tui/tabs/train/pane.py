@@ -23,7 +23,7 @@ from gpt_tui.session.run_finder import is_trained_in
 from gpt_tui.session.run_state import RunState, Sample
 from gpt_tui.shared.bindings import bindings
 from gpt_tui.shared.button_row import ButtonRow
-from gpt_tui.shared.keymap import KEYS, action_of, keys_of
+from gpt_tui.shared.keymap import action_of, keys_of
 from gpt_tui.tabs.train.countdown import CountdownLine
 from gpt_tui.tabs.train.guide import Guide
 from gpt_tui.tabs.train.guide_texts import SWITCHED_OFF, SWITCHED_ON
@@ -34,7 +34,6 @@ from gpt_tui.tabs.train.welcome import Welcome
 
 RUN_ACTIONS = frozenset(key.action for key in keys_of("train"))
 SAMPLE_ACTIONS = frozenset(key.action.partition("(")[0] for key in keys_of("samples"))
-START_NOW_KEY = next(key for key in KEYS if key.action == "start_now")
 
 
 class TrainTab(RunRequests):
@@ -220,12 +219,11 @@ class TrainTab(RunRequests):
 
     def on_key(self, event: events.Key) -> None:
         """Cancel the countdown, or with Escape a requested start; show why a key does nothing."""
-        keymap = dict(self.app._keymap)
-        if event.key not in (keymap.get(START_NOW_KEY.id) or START_NOW_KEY.keys).split(","):
+        action = action_of(event.key, "train", dict(self.app._keymap))
+        if action != "start_now":
             self.cancel_countdown()
         if event.key == "escape" and self._starts_when_chosen:
             self._start_when_chosen(False)
-        action = action_of(event.key, "train", keymap)
         if not action or action in self._allowed():
             return
         self._hints.show(why_not(action, self._controller.phase, self._shown_keys(), self.preview.in_use))

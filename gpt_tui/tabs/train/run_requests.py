@@ -183,7 +183,7 @@ class RunRequests(Vertical):
 
         def answered(changes: dict[str, object] | None) -> None:
             if changes is not None:
-                self.request_run(replace(request, changes=changes))
+                self.request_run(request.with_changes(**changes))
 
         self.app.push_screen(ResumeScreen(info), answered)
 
