@@ -258,9 +258,7 @@ def short_run_rows(settings: Settings, steps: int) -> list[Row]:
     """Return a note on a run that ends before its learning rate has its full value."""
     if settings.overfit_tiny or settings.minutes or steps >= settings.warmup_steps:
         return []
-    return [
-        Row("note", f"fewer than warmup_steps={integer(settings.warmup_steps)}: the learning rate stays low", "bad")
-    ]
+    return [Row(DETAIL, "fewer than warmup_steps", "bad")]
 
 
 def budget_rows(settings: Settings, texts: CorpusStats, length: RunLength) -> list[Row]:

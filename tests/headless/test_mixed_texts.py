@@ -117,7 +117,7 @@ def test_a_run_on_its_own_folder_is_resumed_and_evaluated_on_the_same_text(tmp_p
     resumed = run_program("train", "--resume", "./ckpt_latest.safetensors", "--max-steps", "4", cwd=tmp_path)
     assert (resumed.returncode, "text" in resumed.stderr) == (0, False), resumed.stderr
     for command in (
-        ("evaluate", "--model", "best_model.safetensors"),
+        ("evaluate", "--model", "transformer.safetensors"),
         ("train", "--max-steps", "1", "--overwrite", *on_folder),
     ):
         run = run_program(*command, cwd=tmp_path)

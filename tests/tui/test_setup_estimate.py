@@ -163,7 +163,7 @@ def test_the_steps_on_a_text_of_less_than_one_batch_have_its_tokens_alone():
 def test_a_run_that_ends_within_its_warm_up_is_noted(warmup: int, is_noted: bool):
     settings = msgspec.structs.replace(NANO, warmup_steps=warmup, max_epochs=1)
     rows = estimate_rows(RunEstimate(settings, texts=fake_texts(settings), time=StepTime(0.1, 0.0)))
-    assert ("the learning rate stays low" in " ".join(row.value for row in rows)) == is_noted
+    assert ("fewer than warmup_steps" in " ".join(row.value for row in rows)) == is_noted
 
 
 def test_the_estimate_says_how_many_ranks_a_step_is_enough_for():
