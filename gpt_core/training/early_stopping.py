@@ -1,6 +1,6 @@
 """Early stopping: the best evaluation by `best_metric`, and the reasons to end a run that depend on it.
 
-Patience counts scheduled evaluations (every `eval_every_steps` steps, and at the end of each epoch) after the warm-up
+Patience counts scheduled evaluations (every `eval_every_steps` steps, and at the end of epochs) after the warm-up
 that are not a new best one. A run stops early once there are `patience` of them, and `patience_min_steps` steps have
 passed since the best evaluation or, if that is later, since the warm-up: an epoch of a tiny text has a few steps, so
 that evaluations alone would end its run at once. Any other evaluation, on request or of the last step, may be the best

@@ -1,7 +1,7 @@
 """Evaluation of a text: loss, perplexity, token accuracy, and bits per byte, which compares across vocabularies.
 
-During a run a fixed part of a long eval text is scored every `eval_every_steps`, and all of it after each epoch and at
-the end. Of epochs that are much shorter than this interval, only some are followed by an evaluation: it and its sample
+During a run a fixed part of a long eval text is scored every `eval_every_steps`, and all of it after epochs and at the
+end. Of epochs that are much shorter than this interval, only some are followed by an evaluation: it and its sample
 would take longer than the training. A complete evaluation scores the part first, in the same batches: the scores of the
 part are comparable at all steps, to the bit.
 """

@@ -45,7 +45,7 @@ class RunStarted(Event, frozen=True, tag="started", omit_defaults=True):
     ema: float = 0.0
     """decay of the average of the weights that is evaluated and saved; 0 if it is the weights themselves"""
     dropout: float = 0.0
-    """dropout of the run"""
+    """probability that an activation is zeroed in training"""
     precision: str = "float32"
     """format of the matrix products, float32 or bfloat16"""
     precision_reason: str = ""
@@ -185,7 +185,7 @@ class EvalCompleted(Event, frozen=True, tag="eval"):
 class FullEvalCompleted(Event, frozen=True, tag="full_eval"):
     """Result of an evaluation of the complete eval text, of which every `EvalCompleted` of the run scores a fixed part.
 
-    Reported after each epoch if the text is longer than the part, and at the end of a run that was not stopped.
+    Reported after epochs if the text is longer than the part, and at the end of a run that was not stopped.
     """
 
     step: int

@@ -177,7 +177,7 @@ def started_details(event: RunStarted) -> str:
         scored = f", evaluated on {event.eval_file}"
     if event.eval_part_tokens:
         part, tokens = short(event.eval_part_tokens), short(event.eval_tokens)
-        scored += f" ({part} of its {tokens} tokens; all after each epoch and at the end)"
+        scored += f" ({part} of its {tokens} tokens; all after epochs and at the end)"
     if event.ema:
         scored += f"; scores, samples and saved models are of the average of the weights (ema {event.ema:g})"
     step_tokens = min(event.batch_tokens, event.train_tokens)

@@ -61,8 +61,8 @@ def test_a_text_cut_inside_a_document_begins_with_its_next_complete_line() -> No
     assert first_words(cut, tokenizer) == "Über allen Gipfeln"
 
 
-@pytest.mark.parametrize(("start", "expected"), [(3, "Gipfeln ist Ruh, in"), (5, "Gipfeln ist Ruh, in")])
-def test_a_text_cut_inside_its_only_line_begins_with_a_complete_word(start: int, expected: str) -> None:
+@pytest.mark.parametrize("start", [3, 5])
+def test_a_text_cut_inside_its_only_line_begins_with_a_complete_word(start: int) -> None:
     text, tokenizer = stream_of(GERMAN)
     cut = TokenStream(
         text.source, text.start + start, text.count - start, text.bytes, text.token_lengths, text.sha256, text.name, 0

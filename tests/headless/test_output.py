@@ -217,7 +217,7 @@ def test_scores_of_a_part_and_of_all_of_the_eval_text_are_named_at_the_start_in_
         "--train-only", "--max-steps", "5", *tiny("eval_tokens=40", "eval_every_steps=2", "seq_len=16"), cwd=folder
     )
     assert run.returncode == 0, run.stderr
-    assert re.search(r"of its [0-9.k]+ tokens; all after each epoch and at the end", run.stdout)
+    assert re.search(r"of its [0-9.k]+ tokens; all after epochs and at the end", run.stdout)
     assert "eval at step 4: eval loss " in run.stdout
     assert len(re.findall("eval at step 5: full eval loss ", run.stdout)) == 1
     assert re.search("^finished: 5 steps .*, full eval loss ", run.stdout, re.MULTILINE)
