@@ -33,6 +33,7 @@ from tests.bridges.samples import model as bridge_model
 from tests.bridges.samples import needs_tokenizers
 from tests.cli.conftest import Result
 from tests.program import Terminal
+from tests.tui.inside_samples import small_subject
 
 TEXT = "The cat sat"
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -373,6 +374,23 @@ def test_the_first_token_has_no_surprise_where_the_tokenizer_adds_no_bos() -> No
     tokens: Any = VIEWS["tokens"](subject, Choices()).data["tokens"]
     assert ["bits" in token for token in tokens] == [False] + [True] * (len(ids) - 1)
     assert subject_of(bundle, "").ids.tolist() == [bundle.tokenizer.BOS]
+
+
+def test_a_last_token_that_a_space_would_change_is_named() -> None:
+    note = "with a space after it, the text would end with sea␣ instead of s|e|a; add it to see what follows"
+    cut = small_subject("and the sea")
+    for view in ("tokens", "lens"):
+        assert VIEWS[view](cut, Choices()).lines[-1] == f"note: {note}"
+        assert not VIEWS[view](small_subject("and the sea "), Choices()).lines[-1].startswith("note: ")
+    assert replace(cut, total=cut.total + 1).end_note() == ""  # more of the text did not fit
+    assert replace(cut, eval_ids=np.append(cut.ids, cut.ids[-1])).end_note() == ""  # more of an eval text
+
+
+@needs_tokenizers
+def test_a_space_that_would_begin_the_next_token_is_named() -> None:
+    bundle = bridge_model("bpe")
+    assert subject_of(bundle, "It was").end_note() == ""
+    assert subject_of(bundle, "It was ").end_note().startswith("the space at the end would be the beginning of")
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,9 @@ def test_the_panel_has_the_numbers_of_the_token():
     ]
     assert panel(found, 0) == ["<bos>  position 0 of 3 tokens", "the first token: no prediction"]
     assert panel(found, 3)[:2] == ["what follows the text  ", "entropy 3.00 bits, as of 8 equal tokens"]
+    noted = replace(found, end_note="note on the end")
+    assert panel(noted, 3, width=12)[2:4] == ["note on the", "end"]
+    assert panel(noted, 2) == panel(found, 2)
 
 
 def test_the_lines_of_the_alternatives_mark_the_chosen_one_and_the_token_itself():

@@ -15,6 +15,7 @@ from gpt_tui.shared.passage import Passage, layout, moved_by_lines
 from gpt_tui.shared.ramp import LEGEND_BITS, MAX_BITS
 from gpt_tui.shared.sanitize import printable
 from gpt_tui.shared.spans import Line, Span, joined, shortened
+from gpt_tui.shared.wrapping import wrapped
 
 END_MARK = " ▸ "
 TOKEN_WIDTH = 14
@@ -89,6 +90,8 @@ def panel_lines(
     if token == 0:
         return [*lines, [Span(shortened("the first token: no prediction", width), style="muted")]]
     lines += [[Span(line)] for line in joined(facts(result, token), width)]
+    if is_end and result.end_note:
+        lines += [[Span(line, style="muted")] for line in wrapped(result.end_note, width)]
     found = result.alternatives(token)
     room = max(1, min(len(found), rows - len(lines)))
     first = max(0, min((choice or 0) - room + 1, len(found) - room))

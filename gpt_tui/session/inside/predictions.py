@@ -48,6 +48,7 @@ class TokenPredictions:
         prompt: Number of the first tokens that are of the prompt.
         skipped: Tokens of a long text before the first one.
         skipped_data: Their bytes.
+        end_note: How the last token would differ in a longer text, "" if it would not.
     """
 
     ids: Sequence[int]
@@ -62,6 +63,7 @@ class TokenPredictions:
     prompt: int = 0
     skipped: int = 0
     skipped_data: bytes = b""
+    end_note: str = ""
 
     @property
     def first_of_reply(self) -> int:
@@ -84,7 +86,8 @@ class TokenPredictions:
 
 def token_predictions(subject: Subject, count: int = ALTERNATIVES) -> TokenPredictions:
     """Return the predictions of a text, with the `count` most probable tokens at each position."""
-    return predictions_of(subject.gpt, subject.tokenizer, subject.ids, count, subject.progress)
+    found = predictions_of(subject.gpt, subject.tokenizer, subject.ids, count, subject.progress)
+    return replace(found, end_note=subject.end_note())
 
 
 def reply_predictions(

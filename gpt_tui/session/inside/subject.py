@@ -90,6 +90,26 @@ class Subject:
         own = used[np.isin(used, self.ids)]
         return own if len(own) >= length else used
 
+    def end_note(self) -> str:
+        """Return how a last token would differ in a longer text, "" if it would not or the text goes on.
+
+        What a model predicts after a split that its training text does not have means little. `generate` takes such
+        tokens back (token healing, see `gpt_core.generation.prompt`); views show the text as it is.
+        """
+        if max(self.total, len(self.eval_ids)) > len(self.ids):
+            return ""
+        ids = self.ids.tolist()
+        text = self.tokenizer.decode(ids)
+        ends_with_space = text.endswith(b" ")
+        longer = with_bos(self.tokenizer, self.tokenizer.encode(text + (b"a" if ends_with_space else b" ")).tolist())
+        if longer[: len(ids)] == ids:
+            return ""
+        if ends_with_space:
+            return "the space at the end would be the beginning of the next token; remove it to see what follows"
+        first = next((t for t, pair in enumerate(zip(ids, longer, strict=False)) if pair[0] != pair[1]), len(longer))
+        end, other = ("|".join(map(self.text, part[first:])) for part in (ids, longer))
+        return f"with a space after it, the text would end with {other} instead of {end}; add it to see what follows"
+
     def require_two(self, view: str) -> None:
         """Raise UnavailableViewError unless there are two tokens."""
         if len(self.ids) < 2:

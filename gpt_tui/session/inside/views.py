@@ -72,6 +72,8 @@ def tokens_view(subject: Subject, _: Choices) -> View:
     lines = [f"{counted(len(found.bits), 'token')}, {bits_per_token(found.bits)}"]
     if len(found.bits):  # of the same tokens, without what follows the text
         lines[0] += f"; entropy {fixed(found.entropy[:-1].mean(), 2)} bits on average"
+    if found.end_note:
+        lines.append(f"note: {found.end_note}")
     passage = [Cell(text, level) for text, level in zip(found.names, levels, strict=True)]
     legend = [
         Cell(f" {value:g}{'+' if value == MAX_BITS else ''} ", value / MAX_BITS) for value in (0, 1, 2, 4, 6, 8, 10, 12)
@@ -101,8 +103,10 @@ def lens_view(subject: Subject, _: Choices) -> View:
             for number, place in enumerate(lens.places)
         }
         data.append({"position": t, "id": int(token), "text": subject.text(token), "places": places})
-    line = "most probable next token, and its probability, if the model ended after each attention and MLP"
-    return View("lens: predictions layer by layer", [line], tables=[Table(columns, rows)], data={"positions": data})
+    lines = ["most probable next token, and its probability, if the model ended after each attention and MLP"]
+    if note := subject.end_note():
+        lines.append(f"note: {note}")
+    return View("lens: predictions layer by layer", lines, tables=[Table(columns, rows)], data={"positions": data})
 
 
 def place_name(place: str) -> str:
