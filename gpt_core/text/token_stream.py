@@ -225,8 +225,9 @@ def stream_of(
 def split_held_out(text: TokenStream, val_frac: float) -> tuple[TokenStream, TokenStream]:
     """Split a text into its beginning, to train on, and about `val_frac` of it at its end, held out for evaluation.
 
-    The split is at the first start of a document after the exact place, else at the last one before it; a text of one
-    document is split inside it. The bytes of the text are divided in proportion to those of the tokens on either side.
+    The split is at the first start of a document after the exact place, else at the last one before it. If neither
+    leaves from half to twice `val_frac` at the end, it is inside a document, at the exact place. The bytes of the text
+    are divided in proportion to those of the tokens on either side.
 
     Returns:
         The training text and the held-out text, at least two tokens each.
@@ -240,8 +241,10 @@ def split_held_out(text: TokenStream, val_frac: float) -> tuple[TokenStream, Tok
             f"at least {2 * MIN_TOKENS}; use a longer text, or set eval_file to another one"
         )
     last = text.count - MIN_TOKENS
-    place = min(max(round(text.count * (1 - val_frac)), MIN_TOKENS), last)
-    cut = _first_document_from(text, place, last) or _last_document_before(text, place) or place
+    first, place, latest = (
+        min(max(round(text.count * (1 - share)), MIN_TOKENS), last) for share in (2 * val_frac, val_frac, val_frac / 2)
+    )
+    cut = _first_document_from(text, place, latest) or _last_document_before(text, place, first) or place
     token_bytes = [bytes_between(text, 0, cut), bytes_between(text, cut, text.count)]
     held_out_bytes = round(text.bytes * token_bytes[1] / max(sum(token_bytes), 1))
     documents = _documents_from(text, cut)
@@ -268,10 +271,10 @@ def _first_document_from(text: TokenStream, start: int, last: int) -> int | None
     return None
 
 
-def _last_document_before(text: TokenStream, end: int) -> int | None:
-    """Return the last offset before `end` at which a document begins and which leaves MIN_TOKENS before it."""
-    while end > MIN_TOKENS:
-        begin = max(MIN_TOKENS, end - SEARCH_TOKENS)
+def _last_document_before(text: TokenStream, end: int, first: int) -> int | None:
+    """Return the last offset from `first` to before `end` at which a document begins."""
+    while end > first:
+        begin = max(first, end - SEARCH_TOKENS)
         found = text.document_starts(begin, end)
         if len(found):
             return int(found[-1])

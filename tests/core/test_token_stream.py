@@ -69,9 +69,17 @@ def test_a_text_of_one_document_is_split_inside_it():
 
 def test_the_split_falls_back_to_the_last_document_that_begins_before_it(monkeypatch):
     monkeypatch.setattr("gpt_core.text.token_stream.SEARCH_TOKENS", 7)
-    full = tokens_of_documents([b"a" * 30, b"b" * 98], PIECES)
+    full = tokens_of_documents([b"a" * 101, b"b" * 15], PIECES)
     train, held_out = split_held_out(full, 0.1)
-    assert (len(train), len(held_out)) == (32, 100)
+    assert (len(train), len(held_out)) == (103, 17)
+
+
+@pytest.mark.parametrize("sizes", [(90, 26), (30, 86), (113, 3)])
+def test_a_document_that_would_hold_out_much_more_or_less_than_the_fraction_is_split(sizes):
+    full = tokens_of_documents([b"a" * sizes[0], b"b" * sizes[1]], PIECES)
+    train, held_out = split_held_out(full, 0.1)
+    assert (len(train), len(held_out)) == (108, 12)
+    assert train.documents + held_out.documents == 2
 
 
 def test_both_parts_of_a_split_have_a_target_or_the_text_is_rejected():
