@@ -266,7 +266,8 @@ def say_how_it_ended(history: RunState, settings: Settings, stream: TextIO) -> N
         reached.append(f"saved in {history.saved.path}")
     if history.finished.reason != "diverged" and (words := divergence_so_far(history)):
         reached.append(f"DIVERGED: {words}")
-    say(stream, "finished: " + ", ".join(reached))
+    how = {"stopped": "stopped", "diverged": "diverged"}.get(history.finished.reason, "finished")
+    say(stream, f"{how}: " + ", ".join(reached))
     models_dir = str(Path(history.saved.path).parent) if history.saved else settings.models_dir
     if note := best_model_note(history):
         say(stream, note)

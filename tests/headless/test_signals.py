@@ -34,7 +34,9 @@ def test_a_signal_saves_and_stops_the_run_and_sets_the_exit_code(name: str, code
         finished = run_until(process, lambda event: event["event"] == "finished")
         assert process.wait(TIMEOUT_S) == code
         assert process.stderr is not None
-        assert "Traceback" not in process.stderr.read()
+        said = process.stderr.read()
+        assert "Traceback" not in said
+        assert f"\nstopped: {finished['step']} steps in " in f"\n{said}"
     assert (finished["reason"], finished["step"]) == ("stopped", saved["step"])
     assert verify_checkpoint(folder / LATEST).step == saved["step"]
 
