@@ -445,6 +445,20 @@ async def test_an_app_after_a_resumed_one_offers_the_newest_checkpoint(tmp_path)
 
 
 @pytest.mark.slow
+async def test_a_server_whose_output_pipe_was_closed_saves_and_stops(tmp_path):
+    async with aiohttp.ClientSession() as session:
+        with served_program(tmp_path, "max_epochs=100000", "patience=0", "save_epoch_number=0") as (server, url):
+            page = await BrowserPage.open(session, url)
+            await train_in(page, tmp_path)
+            assert server.stdout is not None
+            server.stdout.close()  # as Ctrl+C does to `gpt-tui serve | tee log`
+            server.send_signal(signal.SIGINT)
+            assert (await page.read_to_the_end())["reason"] == "stopped"
+            assert server.wait(TIMEOUT_S) == EXIT_OK
+    assert verify_checkpoint(tmp_path / "models" / "ckpt_latest.safetensors").step > 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGKILL"])
 async def test_the_run_is_saved_without_a_page_however_the_server_ends(tmp_path, name):
     async with aiohttp.ClientSession() as session:

@@ -95,16 +95,17 @@ class PageServer(Server):
 
     def _request_stop(self, code: int) -> None:
         """Let the app save its run and end, then the server. A second request ends the app at once."""
-        if self._session.running and not self._stop_requested.is_set():
-            print("stopping; Ctrl+C again exits at once, after any save in progress", flush=True)
         now_s = time.monotonic()
-        is_again = self._stop_requested.is_set() and now_s - self._stop_requested_s > SAME_PRESS_S
-        if not self._stop_requested.is_set():
+        is_first = not self._stop_requested.is_set()
+        is_again = not is_first and now_s - self._stop_requested_s > SAME_PRESS_S
+        if is_first:
             self._stop_requested_s = now_s
         self._stop_requested.set()
         task = asyncio.create_task(self._session.stop(code, again=is_again))
         self._stop_tasks.add(task)
         task.add_done_callback(self._stop_tasks.discard)
+        if is_first and self._session.running:  # to standard error: Ctrl+C also ends what reads a pipe
+            print("stopping; Ctrl+C again exits at once, after any save in progress", file=sys.stderr, flush=True)
 
     # -- requests
 
