@@ -19,7 +19,7 @@ import msgspec
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.resolve import Overrides
 from gpt_core.config.settings import MAX_COUNT, Settings
-from gpt_core.errors import CheckpointError, CorpusError, ResumeTextError
+from gpt_core.errors import CheckpointError, ConfigError, CorpusError, ResumeTextError
 from gpt_core.formats.checkpoint import Checkpoint, CheckpointInfo, read_checkpoint
 from gpt_core.text.source import text_source
 from gpt_core.training.fine_tuning import resolve_new
@@ -119,6 +119,7 @@ def resolve_request(
         folder = str(checkpoint.path.parent)
         base = msgspec.structs.replace(checkpoint.settings, models_dir=folder, **raised_limits(checkpoint))
         resolved = overrides.apply_to(base, checkpoint.preset)
+        require_limits(resolved.settings, checkpoint)
         request = RunRequest(
             resolved.settings, resolved.preset, checkpoint.path, overwrite=overwrite, passed_over=passed_over,
             loaded=LoadedCheckpoint(checkpoint), raised=raised_lines(checkpoint, resolved.settings),
@@ -176,6 +177,14 @@ def load_checkpoint(resume: Path | Newest, models_dir: Path) -> tuple[Checkpoint
             "; name one with --resume FILE, choose another folder with --models-dir, or start a new run",
         )
     return found.checkpoint, tuple(damaged.error for damaged in found.damaged)
+
+
+def require_limits(settings: Settings, checkpoint: Checkpoint) -> None:
+    """Raise ConfigError if a limit is below what the run of a checkpoint has done; a limit that is reached is valid."""
+    for name, done in (("max_steps", checkpoint.state.step), ("max_epochs", checkpoint.state.epoch)):
+        limit = getattr(settings, name)
+        if 0 < limit < done:
+            raise ConfigError(f"{name}: got {limit}, expected at least {done}, which {checkpoint.path} has reached")
 
 
 def raised_lines(checkpoint: Checkpoint, settings: Settings) -> tuple[str, ...]:

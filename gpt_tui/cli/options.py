@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -140,7 +141,8 @@ def load_chosen(options: Namespace) -> ModelBundle:
     if loaded.checkpoint is None:
         from gpt_tui.session.run_finder import log_folders
 
-        remedy = "train a model with `gpt-tui`, or name a checkpoint with --model FILE"
+        there = "" if options.models_dir is None else f" --models-dir {shlex.quote(str(folder))}"
+        remedy = f"train a model with `gpt-tui{there}`, or name a checkpoint with --model FILE"
         if below := [found for found in log_folders([folder]) if found != folder]:
             others = f" and {len(below) - 1} more" if len(below) > 1 else ""
             remedy = f"name a folder of a run with --models-dir: {below[0]}{others}"

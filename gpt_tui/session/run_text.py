@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from math import log
+from math import ceil, log
 
 from gpt_tui.session.learning_text import Gap, gap_of
 from gpt_tui.session.outcome_text import above_guessing, ending
 from gpt_tui.session.overfitting_text import used_up_text
 from gpt_tui.session.run_state import Evaluation, RunState
-from gpt_tui.shared.formatting import integer, nats, percent, short
+from gpt_tui.shared.formatting import fixed, integer, nats, percent, short
 
 NEAR_GUESSING = 0.5
 """Nats below ln V, the loss of a uniform distribution over the vocabulary, up to which an eval loss is near it."""
@@ -71,7 +71,10 @@ def no_step_left(run: RunState) -> str:
     if finished is None or started is None or finished.step != started.step or finished.reason not in MORE:
         return ""
     limit = f" (max_steps is {integer(run.last_step)})" if finished.reason == "max_steps" else ""
-    return f"no step left to train{limit}; to train longer, resume with {MORE[finished.reason]}"
+    more = MORE[finished.reason]
+    if finished.reason == "deadline":
+        more = f"more than {fixed(ceil(run.elapsed_s / 6) / 10, 1)} minutes"
+    return f"no step left to train{limit}; to train longer, resume with {more}"
 
 
 def gain_text(run: RunState, named_loss: float | None = None) -> str:

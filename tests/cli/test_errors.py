@@ -49,7 +49,7 @@ from tests.program import run_program
         (["generate", "--prompt-file", "absent.txt"], "absent.txt"),
         (["generate", "x"], "no checkpoint in models"),
         (["generate", "x", "--model", "nowhere"], "nowhere"),
-        (["chat", "--models-dir", "other"], "no checkpoint in other"),
+        (["chat", "--models-dir", "other"], "no checkpoint in other; train a model with `gpt-tui --models-dir other`"),
         (["generate", "--", "x", "--model", "y"], "got the option '--model' after `--`, expected it before"),
         (["evaluate", "--top-k", "3"], "unknown option '--top-k'"),
         (["tokenize", "nowhere.txt"], "nowhere.txt"),

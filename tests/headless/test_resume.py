@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpt_core.config.settings import GROUP_RATES
+from gpt_core.errors import EXIT_BAD_INPUT
 from gpt_core.formats.checkpoint import peek_checkpoint, verify_checkpoint
 from gpt_tui.shared.formatting import percent
 from tests.headless.conftest import LATEST, run_until, step_of
@@ -59,6 +60,10 @@ def test_a_resume_of_a_finished_run_without_a_larger_limit_says_how_to_give_it_m
     run_program("--train-only", "--max-steps", "5", *tiny(), cwd=folder)
     same = run_program("--train-only", "--resume", "--max-steps", "5", cwd=folder)
     assert "no step left to train (max_steps is 5); to train longer, resume with a larger max_steps" in same.stdout
+    less = run_program("--train-only", "--resume", "--max-steps", "4", cwd=folder)
+    assert less.returncode == EXIT_BAD_INPUT
+    reached = f"max_steps: got 4, expected at least 5, which {LATEST} has reached"
+    assert less.stderr.splitlines()[-1].startswith(f"gpt-tui: {reached}")
     more = run_program("--train-only", "--resume", "--max-steps", "8", cwd=folder)
     assert "finished: 8 steps" in more.stdout
 
@@ -74,7 +79,7 @@ def test_a_headless_resume_knows_the_best_score_and_the_losses_from_before(folde
     second = run_program("--train-only", "--resume", "--max-steps", "80", *rates, cwd=folder)
     (scored,) = [line for line in second.stdout.splitlines() if line.startswith("eval at step 80: eval loss ")]
     assert "best" not in scored
-    (ended,) = [line for line in second.stdout.splitlines() if line.startswith("finished: 80 steps")]
+    (ended,) = [line for line in second.stdout.splitlines() if line.startswith("diverged: 80 steps")]
     assert f"best eval accuracy {percent(best.best_accuracy)} at step {best.best_step}" in ended
 
 

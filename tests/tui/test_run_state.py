@@ -14,6 +14,7 @@ from gpt_tui.session.event_buffer import MAX_PENDING, EventBuffer
 from gpt_tui.session.outcome_text import ENDINGS, ending
 from gpt_tui.session.run_events import MAX_EVALUATIONS, MAX_LOG_LINES, advance, advance_all
 from gpt_tui.session.run_state import Limits, RunState, Score
+from gpt_tui.session.run_text import no_step_left
 from tests.tui.samples import LIMITS, scored, started, step, trained
 
 
@@ -267,6 +268,12 @@ def test_progress_of_a_resumed_time_budget_is_the_share_of_the_training_time_of_
     ended = advance_all(later, [step(1200), ev.PlanMade(1200, 1.0, 1200, 120.0, 0.1, 120.0)])
     assert (ended.progress, ended.has_used_its_time) == (1.0, True)
     assert advance(ended, ev.RunFinished("deadline", 1200)).progress == 1.0
+
+
+def test_a_used_time_budget_without_a_step_names_the_minutes_that_the_run_has_taken():
+    start = started(step=600, elapsed_s=36.4, minutes=0.4, max_steps=600)
+    ended = advance_all(RunState(), [start, ev.RunFinished("deadline", 600)])
+    assert no_step_left(ended) == "no step left to train; to train longer, resume with more than 0.7 minutes"
 
 
 def test_progress_is_the_share_of_the_steps_where_they_end_before_the_time_budget():

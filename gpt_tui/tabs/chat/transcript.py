@@ -51,7 +51,8 @@ class Answer(Vertical):
         """The prompt and the reply, to be scored by the model that was selected for it; None without a reply."""
         if not self._pieces:
             return None
-        return TextToScore(f"reply of {self.model}", self.prompt, self.reply, self.model, self.load)
+        name = f"the model {self.model}" if self.model.startswith("in training") else self.model
+        return TextToScore(f"reply of {name}", self.prompt, self.reply, self.model, self.load)
 
     def compose(self) -> ComposeResult:
         """Lay out name, reply and note."""
