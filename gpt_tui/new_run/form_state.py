@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from gpt_core.config.presets import DEFAULT_PRESET, PRESETS
 from gpt_core.config.settings import Settings
-from gpt_tui.new_run.fields import INDEPENDENT, changed, texts_of
+from gpt_tui.new_run.fields import INDEPENDENT, Validated, changed, texts_of
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class SetupResult:
 
     Attributes:
         form_state: What was typed.
-        settings: Settings of the run to start; None if the screen was left without a start.
-        preset_name: Preset with the shape of the model, "" for a custom shape.
+        validated: Its settings, or the problems of an invalid form.
+        starts: True to start the run.
     """
 
     form_state: FormState
-    settings: Settings | None = None
-    preset_name: str = ""
+    validated: Validated
+    starts: bool = False
 
 
 def initial_form_state(settings: Settings, preset_name: str) -> FormState:

@@ -25,7 +25,6 @@ from gpt_tui.new_run.fields import (
     changed,
     changed_note,
     explanation,
-    named_preset,
     start_settings,
     texts_of,
     title,
@@ -340,13 +339,13 @@ class SetupScreen(OpeningScreen[SetupResult | None]):
     def action_leave_setup(self) -> None:
         """Return to the tab below without a start."""
         is_changed = self._initial is not None and self.form_state != self._initial
-        self.dismiss(SetupResult(self.form_state) if is_changed else None)
+        self.dismiss(SetupResult(self.form_state, self._validated) if is_changed else None)
 
     def action_begin_run(self) -> None:
         """Start the run."""
-        if (settings := self._startable) is not None:
+        if self._startable is not None:
             self._prober.cancel()
-            self.dismiss(SetupResult(self.form_state, settings, named_preset(settings, self.form.preset_name)))
+            self.dismiss(SetupResult(self.form_state, self._validated, starts=True))
 
     @work
     async def action_save_config(self) -> None:

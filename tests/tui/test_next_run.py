@@ -11,7 +11,8 @@ from gpt_core.config.presets import preset
 from gpt_core.config.settings import GROUP_RATES
 from gpt_core.run_files import METRICS
 from gpt_core.training.request import RunRequest
-from gpt_tui.new_run.fields import with_preset
+from gpt_tui.new_run.fields import validate, with_preset
+from gpt_tui.new_run.files import path_problem
 from gpt_tui.new_run.form_state import FormState, SetupResult
 from gpt_tui.session.run_preview import RunPreview, newest_run, read_preview, stored_checkpoints
 from gpt_tui.tabs.train.next_run import NextRun
@@ -19,6 +20,7 @@ from gpt_tui.tabs.train.presenter import possible_actions, preview_rows
 from gpt_tui.tabs.train.resume_dialog import ResumeScreen
 from tests.core.checkpoint_samples import SETTINGS, sample
 from tests.tui.app_bench import AppBench, running_app
+from tests.tui.fake_probes import fake_probes
 from tests.tui.samples import trained
 from tests.tui.test_app_setup import type_in
 
@@ -27,10 +29,15 @@ def typed(run: NextRun, **texts: str) -> FormState:
     return FormState(run.form_state.preset_name, run.form_state.texts | texts)
 
 
+def left(state: FormState) -> SetupResult:
+    """Return the result of a set-up screen that was left in this state without a start."""
+    return SetupResult(state, validate(state.texts, path_problem))
+
+
 def test_what_was_typed_in_the_set_up_screen_is_the_next_run_also_without_a_start():
     run = NextRun(preset("nano"), "nano")
     state = typed(run, layers="6", seed="5")
-    assert run.configure(SetupResult(state)) == ""
+    assert run.configure(left(state)) == ""
     assert (run.settings.layers, run.settings.seed, run.preset_name) == (6, 5, "")
     assert run.form_state == state
     assert run.changes == {"layers": "6", "seed": "5"}
@@ -39,7 +46,7 @@ def test_what_was_typed_in_the_set_up_screen_is_the_next_run_also_without_a_star
 def test_an_invalid_form_changes_nothing_but_is_kept():
     run = NextRun(preset("nano"), "nano")
     state = typed(run, layers="many")
-    assert run.configure(SetupResult(state)).startswith("layers: ")
+    assert run.configure(left(state)).startswith("layers: ")
     assert run.settings == preset("nano")
     assert run.form_state == state
 
@@ -47,7 +54,7 @@ def test_an_invalid_form_changes_nothing_but_is_kept():
 def test_the_defaults_are_the_settings_of_the_start_of_the_program():
     settings = msgspec.structs.replace(preset("nano"), layers=3)
     run = NextRun(settings, "")
-    run.configure(SetupResult(typed(run, layers="6")))
+    run.configure(left(typed(run, layers="6")))
     run.reset()
     assert (run.settings, run.preset_name, run.changes) == (settings, "", {})
     assert run.form_state.texts["layers"] == "3"
@@ -56,12 +63,12 @@ def test_the_defaults_are_the_settings_of_the_start_of_the_program():
 def test_the_reason_of_a_time_budget_goes_with_its_settings():
     run = NextRun(preset("nano"), "nano")
     reason = "because 5 minutes train it"
-    run.configure(SetupResult(replace(typed(run, layers="6"), model_reason=reason)))
+    run.configure(left(replace(typed(run, layers="6"), model_reason=reason)))
     assert run.model_reason == reason
     run.reset()
     assert run.model_reason == ""
     run.follow_budget(RunRequest(preset("nano"), "nano", model_reason=reason))
-    run.configure(SetupResult(typed(run, layers="6")))
+    run.configure(left(typed(run, layers="6")))
     run.reset()
     assert run.model_reason == reason
 
@@ -69,13 +76,13 @@ def test_the_reason_of_a_time_budget_goes_with_its_settings():
 def test_changes_are_named_from_the_chosen_preset_and_rates_as_one():
     run = NextRun(preset("nano"), "nano")
     texts = with_preset(run.form_state.texts, "micro") | dict.fromkeys(GROUP_RATES, "0.002")
-    run.configure(SetupResult(FormState("micro", texts | {"learning_rate": "0.002"})))
+    run.configure(left(FormState("micro", texts | {"learning_rate": "0.002"})))
     assert run.changes == {"preset": "micro", "learning_rate": "0.002"}
 
 
 def test_another_folder_is_also_typed_in_the_form():
     run = NextRun(preset("nano"), "nano")
-    run.configure(SetupResult(typed(run, layers="6")))
+    run.configure(left(typed(run, layers="6")))
     run.use_folder(Path("models-2"))
     assert run.settings.models_dir == run.form_state.texts["models_dir"] == "models-2"
     assert run.settings.layers == 6
@@ -182,6 +189,21 @@ async def test_the_defaults_key_restores_the_settings(tmp_path: Path):
         await bench.pilot.press("s")
         await bench.until_step(1)
         assert bench.opener.requests[0].settings.layers == preset("nano").layers
+
+
+@pytest.mark.slow
+async def test_a_batch_too_small_for_the_ranks_is_not_taken_from_the_form(tmp_path: Path):
+    async with running_app(tmp_path, probes=fake_probes(hosts=("a", "b"))) as bench:
+        await bench.until_seen("Change model, text or learning rate")
+        before = bench.app.main.train.settings
+        await bench.pilot.press("u")
+        await bench.until_set_up()
+        await type_in(bench, "batch_size", "1")
+        await bench.pilot.press("escape")
+        await bench.until(lambda: bool(bench.app._notifications))
+        (notice,) = bench.app._notifications
+        assert notice.message.startswith("settings not changed: batch_size: 2 ranks need as many micro-batches")
+        assert bench.app.main.train.settings == before
 
 
 @pytest.mark.slow

@@ -12,8 +12,7 @@ from gpt_core.config.presets import preset
 from gpt_core.config.settings import GROUP_RATES, LEARNING_RATE, Settings
 from gpt_core.training.fine_tuning import nearest_preset
 from gpt_core.training.request import RunRequest
-from gpt_tui.new_run.fields import INDEPENDENT, named_preset, text_of, validate
-from gpt_tui.new_run.files import path_problem
+from gpt_tui.new_run.fields import INDEPENDENT, named_preset, text_of
 from gpt_tui.new_run.form_state import FormState, SetupResult, initial_form_state
 
 
@@ -66,12 +65,9 @@ class NextRun:
     def configure(self, result: SetupResult) -> str:
         """Take what was typed in the set-up screen. Return the first problem of an invalid form, which is not used."""
         self._form_state = form_state = result.form_state
-        settings = result.settings
+        settings, problems = result.validated
         if settings is None:
-            validated = validate(form_state.texts, path_problem)
-            if validated.settings is None:
-                return next(iter(validated.problems.values()))
-            settings = validated.settings
+            return next(iter(problems.values()))
         if settings != self.settings or form_state.model_reason:
             self.model_reason = form_state.model_reason
         self.settings, self.preset_name = settings, named_preset(settings, form_state.preset_name)

@@ -304,7 +304,7 @@ class RunRequests(Vertical):
         self._starts_when_chosen = False
         self.query_one(Welcome).stop_measuring()
         result = await self.app.push_screen_wait(SetupScreen(read, self._probes, focus=focus))
-        if result is None or (result.settings is None and not keeps_changes):
+        if result is None or not (result.starts or keeps_changes):
             self.read_preview()  # a time budget may have been chosen meanwhile
             return False
         self._choosing = None  # what was typed counts
@@ -313,10 +313,9 @@ class RunRequests(Vertical):
             self.read_preview()
             return False
         self._settings_changed()
-        if result.settings is None:
-            return False
-        self._start()
-        return True
+        if result.starts:
+            self._start()
+        return result.starts
 
     def action_defaults(self) -> None:
         """Go back to the settings that the program started with."""
