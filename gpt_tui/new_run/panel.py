@@ -12,7 +12,6 @@ from textual.widgets import Static
 
 from gpt_tui.new_run.effects import EFFECTS
 from gpt_tui.new_run.estimate import MORE_WORDS, OPTIONAL, WORDS, RunEstimate, estimate_rows
-from gpt_tui.new_run.fields import explanation
 from gpt_tui.shared.row_rendering import render_rows
 from gpt_tui.shared.rows import Row, fit_rows
 
@@ -22,12 +21,11 @@ LABEL_WIDTH = 11
 class FieldPanel(Static):
     """Explains the focused field: its meaning, its valid values, and what a change of it does."""
 
-    def explain(self, name: str, preset_name: str, init_from: str = "") -> None:
+    def explain(self, name: str, meaning: str, valid_values: str) -> None:
         """Show the explanation of a field, or nothing if `name` is ""."""
         self.display = bool(name)
         if name:
             self.border_title = name
-            meaning, valid_values = explanation(name, preset_name, init_from)
             meaning = meaning.removeprefix(f"{name}: ")
             values = Content.styled(sentence(valid_values), "$muted")
             parts = (Content(sentence(meaning)), values, Content(EFFECTS[name]))

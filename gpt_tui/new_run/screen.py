@@ -227,11 +227,11 @@ class SetupScreen(OpeningScreen[SetupResult | None]):
     def _show_field(self) -> None:
         """Show the meaning of the focused field or its error, and if the run can start."""
         name, problems = self.form.focused, self._problems
-        preset_name, init_from = self.form.preset_name, self.form.texts["init_from"].strip()
-        meaning, valid_values = explanation(name, preset_name, init_from) if name else ("", "")
+        init_from = self.form.texts["init_from"].strip()
+        meaning, valid_values = explanation(name, self.form.preset_name, init_from) if name else ("", "")
         problem = problems.get(name) or next(iter(problems.values()), "")
         self.query_one("#setup-field", Static).update(Content(meaning))
-        self.query_one(FieldPanel).explain(name, preset_name, init_from)
+        self.query_one(FieldPanel).explain(name, meaning, valid_values)
         hint = self.query_one("#setup-hint", Static)
         hint.set_class(bool(problem), "-bad")
         hint.update(Content(f"✗ {one_line(problem)}" if problem else valid_values))
