@@ -36,7 +36,7 @@ from gpt_tui.session.run_state import RunState
 from gpt_tui.session.run_text import gain_text
 from gpt_tui.tabs.checkpoints.presenter import run_rows
 from gpt_tui.tabs.train.next_run import NextRun
-from gpt_tui.tabs.train.presenter import possible_actions, preview_rows
+from gpt_tui.tabs.train.presenter import labeled_actions, preview_rows
 from tests.core.checkpoint_samples import sample
 from tests.tui.samples import LIMITS, sampled, scored, started, step, trained
 from tests.tui.stored_files import SMALL, save
@@ -231,7 +231,7 @@ def test_the_preview_names_the_weights(tmp_path: Path):
     rows = preview_rows(preview, {})
     assert rows[0] == ("weights", f"{info.path}, step 7, and its tokenizer")
     assert [label for label, _ in rows].index("eval text") == [label for label, _ in rows].index("text") + 1
-    assert ("start", "Start fine-tuning start on my.txt") in possible_actions(preview)
+    assert ("start", "Start fine-tuning start on my.txt") in labeled_actions(preview, {"start"})
 
 
 def test_the_log_of_other_runs_has_no_new_fields() -> None:

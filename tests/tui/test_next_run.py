@@ -14,9 +14,10 @@ from gpt_core.training.request import RunRequest
 from gpt_tui.new_run.fields import validate, with_preset
 from gpt_tui.new_run.files import path_problem
 from gpt_tui.new_run.form_state import FormState, SetupResult
+from gpt_tui.session.phase import Phase
 from gpt_tui.session.run_preview import RunPreview, newest_run, read_preview, stored_checkpoints
 from gpt_tui.tabs.train.next_run import NextRun
-from gpt_tui.tabs.train.presenter import possible_actions, preview_rows
+from gpt_tui.tabs.train.presenter import allowed, labeled_actions, preview_rows
 from gpt_tui.tabs.train.resume_dialog import ResumeScreen
 from tests.core.checkpoint_samples import SETTINGS, sample
 from tests.tui.app_bench import AppBench, running_app
@@ -106,7 +107,8 @@ def test_the_newest_run_below_the_folder_is_offered_to_resume(tmp_path: Path, mo
     preview = read_preview(settings, "nano")
     assert preview.stored.resumable is not None
     assert preview.stored.resumable.path == Path("models-2/ckpt_latest.safetensors")
-    labels = dict(possible_actions(preview._replace(problem="", train_file="a.txt")))
+    can = allowed(Phase.IDLE, can_resume=True)
+    labels = dict(labeled_actions(preview._replace(problem="", train_file="a.txt"), can))
     assert labels["resume"].startswith("Resume models-2 (step 100, saved ")
     named = read_preview(msgspec.structs.replace(settings, models_dir="models"), "nano", session_dir="models")
     assert named.stored.resumable is not None
@@ -158,8 +160,9 @@ def test_the_home_screen_names_the_changes_and_the_way_back():
     rows = dict(preview_rows(preview, {"layers": "6", "seed": "5"}))
     assert rows["changed"] == "layers 6, seed 5"
     assert "changed" not in dict(preview_rows(preview, {}))
-    assert "defaults" in dict(possible_actions(preview, is_changed=True))
-    assert "defaults" not in dict(possible_actions(preview))
+    for is_changed in (True, False):
+        can = allowed(Phase.IDLE, can_resume=False, is_changed=is_changed)
+        assert ("defaults" in dict(labeled_actions(preview, can))) == is_changed
 
 
 async def configure(bench: AppBench) -> None:

@@ -115,7 +115,7 @@ class TrainTab(RunRequests):
                 self._start_when_chosen(self._starts_when_chosen)
             else:
                 self.query_one(Welcome).show_preview(
-                    message.preview, self._next.changes, self._shown_keys(), self._next.model_reason
+                    message.preview, self._next.changes, self._allowed(), self._shown_keys(), self._next.model_reason
                 )
                 self._start_countdown()
         self.show_allowed()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import PurePath
 from typing import Literal, NamedTuple
 
@@ -169,31 +169,27 @@ def saving(settings: Settings) -> str:
     return f"{when} and when it stops" if when else "when it stops"
 
 
-def possible_actions(
-    preview: RunPreview, *, is_changed: bool = False, has_budget: bool = False
-) -> list[tuple[str, str]]:
+def labeled_actions(preview: RunPreview, available: Set[str]) -> list[tuple[str, str]]:
     """Return what can be done before a run, as (action, label), in the order of usefulness.
 
     Args:
         preview: The files and checkpoints of the run.
-        is_changed: True if settings were changed in the set-up screen.
-        has_budget: True if the settings can follow from a time budget.
+        available: The actions that `allowed` returns; those that need a text are omitted if it has a problem.
     """
-    actions = []
+    labels = {}
     if not preview.problem:
         what = "training this model" if preview.model == CUSTOM else f"training the {preview.model} preset"
         if preview.start is not None:
             what = f"fine-tuning {one_line(preview.start.path.stem)}"
-        actions.append(("start", f"Start {what} on {PurePath(preview.train_file).name}"))
-    if has_budget and not is_changed and not preview.problem:
-        actions.append(("next_budget", budget_choice(preview.settings.minutes)))
+        labels["start"] = f"Start {what} on {PurePath(preview.train_file).name}"
+        labels["next_budget"] = budget_choice(preview.settings.minutes)
     if resumable := preview.stored.resumable:
-        actions.append(("resume", resume_choice(preview.settings, resumable, preview.now_s)))
+        labels["resume"] = resume_choice(preview.settings, resumable, preview.now_s)
     if not preview.problem:
-        actions.append(("overfit", f"Self-test: memorize {counted(preview.settings.overfit_lines, 'line')}"))
-    actions.append(("setup", "Change model, text or learning rate"))
-    if is_changed:
-        actions.append(("defaults", "Go back to the settings before the changes"))
+        labels["overfit"] = f"Self-test: memorize {counted(preview.settings.overfit_lines, 'line')}"
+    labels["setup"] = "Change model, text or learning rate"
+    labels["defaults"] = "Go back to the settings before the changes"
+    actions = [(action, label) for action, label in labels.items() if action in available]
     if for_chat := preview.stored.for_chat:
         actions.append(("chat", f"Chat with {one_line(for_chat.path.stem)} ({step_and_age(for_chat, preview.now_s)})"))
     return [*actions, ("help", "Show all keys")]

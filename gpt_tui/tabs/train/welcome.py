@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 from textual import on
@@ -23,7 +23,7 @@ from gpt_tui.shared.row_rendering import render_keys
 from gpt_tui.shared.rows import TONE_STYLES
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.train.countdown import CountdownLine
-from gpt_tui.tabs.train.presenter import minutes_text, possible_actions, preview_rows, resume_choice
+from gpt_tui.tabs.train.presenter import labeled_actions, minutes_text, preview_rows, resume_choice
 from gpt_tui.tabs.train.welcome_text import Panel, fitted_rows, runs_panel, sample_panel, with_estimate
 
 LABEL_WIDTH = 11
@@ -72,6 +72,7 @@ class Welcome(VerticalScroll):
         self._prober = Prober(probes, self.post_message)
         self._preview: RunPreview | None = None
         self._changes: Mapping[str, str] = {}
+        self._available: Set[str] = frozenset()
         self._keys: Mapping[str, str] = {}
         self._model_reason = ""
         self._recent = RecentRuns()
@@ -103,17 +104,24 @@ class Welcome(VerticalScroll):
     # -- contents
 
     def show_preview(
-        self, preview: RunPreview, changes: Mapping[str, str], keys: Mapping[str, str], model_reason: str = ""
+        self,
+        preview: RunPreview,
+        changes: Mapping[str, str],
+        available: Set[str],
+        keys: Mapping[str, str],
+        model_reason: str = "",
     ) -> None:
         """Show what a start would train, and what else can be done; measure how long it takes.
 
         Args:
             preview: The files and checkpoints of the run.
             changes: Settings that were changed in the set-up screen, as text.
+            available: The available actions of the "train" keys.
             keys: The displayed key of each action.
             model_reason: Why a time budget has led to the settings, "" if it has not.
         """
-        self._preview, self._changes, self._keys, self._model_reason = preview, changes, keys, model_reason
+        self._preview, self._changes, self._available = preview, changes, available
+        self._keys, self._model_reason = keys, model_reason
         self.remove_class("-opening")
         if preview.problem:
             self._prober.clear()
@@ -211,8 +219,7 @@ class Welcome(VerticalScroll):
             self._draw_keys()
 
     def _preview_text(self, preview: RunPreview) -> Content:
-        has_budget = self._probes.budget is not None
-        actions = possible_actions(preview, is_changed=bool(self._changes), has_budget=has_budget)
+        actions = labeled_actions(preview, self._available)
         rows = fitted_rows(
             with_estimate(preview_rows(preview, self._changes, self._model_reason), self._prober.estimate),
             self._text_width - LABEL_WIDTH,
