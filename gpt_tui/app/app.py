@@ -47,7 +47,7 @@ from gpt_tui.session.models import MakeGenerator, make_generator
 from gpt_tui.session.outcome_text import divergence, ending, log_failure, verdict
 from gpt_tui.session.run_state import is_unsaved
 from gpt_tui.session.run_text import advice, divergence_so_far
-from gpt_tui.shared.bindings import bindings
+from gpt_tui.shared.bindings import bindings, keymap_of
 from gpt_tui.shared.dialogs import quit_question
 from gpt_tui.shared.error_log import log_path
 from gpt_tui.shared.formatting import integer
@@ -305,7 +305,7 @@ class GptApp(OrderedKeysApp):
                 if reason == "overfit_done" and lines is not None:
                     outcome = f"self-test {verdict(lines)}"
                 self.main.banner.say(
-                    f"step {integer(step)}: {outcome}. {next_steps(reason, shown_keys(dict(self._keymap)))}",
+                    f"step {integer(step)}: {outcome}. {next_steps(reason, shown_keys(keymap_of(self)))}",
                     "bad" if reason == "diverged" or (lines is not None and not lines.works) else "good",
                 )
                 if self.main.tab != "train":  # which has the banner
@@ -391,7 +391,7 @@ class GptApp(OrderedKeysApp):
             elif answer == "discard":
                 self.controller.stop(save=False, may_ask=True)
             else:
-                keys = shown_keys(dict(self._keymap))
+                keys = shown_keys(keymap_of(self))
                 choices = f"({keys['save']}: try again, {keys['request_quit']}: quit)"
                 self.main.banner.say(f"{NOT_SAVED} {choices}", "bad", is_about_save=True)
 
@@ -466,7 +466,7 @@ class GptApp(OrderedKeysApp):
         if not self.screen.is_modal:
             view = next((name for kind, name in SCREENS.items() if isinstance(self.screen, kind)), self.main.tab)
             about = self.main.inside.help_text if view == "inside" else ""
-            self.push_screen(HelpScreen(view, dict(self._keymap), about))
+            self.push_screen(HelpScreen(view, keymap_of(self), about))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Hide the key of the visible tab, and those of all tabs on other screens."""

@@ -37,7 +37,7 @@ from gpt_tui.new_run.form import SetupForm
 from gpt_tui.new_run.form_state import FormState, SetupResult, typed_after
 from gpt_tui.new_run.panel import EstimatePanel, FieldPanel
 from gpt_tui.new_run.probe import BudgetChosen, EstimateChanged, Prober, Probes, choose_in_thread
-from gpt_tui.shared.bindings import bindings
+from gpt_tui.shared.bindings import bindings, keymap_of
 from gpt_tui.shared.button_row import ButtonRow
 from gpt_tui.shared.dialogs import Choice, ChoiceScreen
 from gpt_tui.shared.file_name_dialog import FileNameScreen
@@ -130,7 +130,7 @@ class SetupScreen(OpeningScreen[SetupResult | None]):
         """Return True for the keys that leave the screen or the app."""
         if not isinstance(event, events.Key):
             return False
-        keymap = dict(self.app._keymap)
+        keymap = keymap_of(self.app)
         leaves = action_of(event.key, "setup", keymap) == "leave_setup"
         return leaves or action_of(event.key, "everywhere", keymap) == "interrupt"
 
@@ -281,7 +281,7 @@ class SetupScreen(OpeningScreen[SetupResult | None]):
         elif self._measured_for is not None:
             text = MEASURING
         elif not text and "minutes" in self._typed and self._can_choose():
-            key = shown_keys(dict(self.app._keymap))["choose_model"]
+            key = shown_keys(keymap_of(self.app))["choose_model"]
             text = f"{key} {CHOOSE} for {self.form.texts['minutes'].strip()} minutes"
         line = self.query_one(TimeLine)
         line.display = bool(text)

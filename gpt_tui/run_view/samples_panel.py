@@ -14,6 +14,7 @@ from textual.strip import Strip
 
 from gpt_tui.run_view.samples_layout import Line, Part, Span, Timeline, sample_at, timeline
 from gpt_tui.session.run_state import RunState, Sample
+from gpt_tui.shared.bindings import keymap_of
 from gpt_tui.shared.keymap import KEYS, shown_key
 from gpt_tui.shared.titled import Titled
 from gpt_tui.shared.wrapping import wrapped
@@ -118,7 +119,7 @@ class SamplesPanel(Titled, ScrollView, can_focus=True):
 
     def _update_follows(self) -> None:
         self._follows = self.scroll_target_y >= self._newest_line
-        key = shown_key(NEWEST_KEY, dict(self.app._keymap))
+        key = shown_key(NEWEST_KEY, keymap_of(self.app))
         self.border_subtitle = "" if self._follows else f"{key} newest"
 
     @property

@@ -1,7 +1,10 @@
-"""Textual bindings of the key table."""
+"""Textual bindings of the key table, and the keymap of the app."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from textual.app import App
 from textual.binding import Binding, BindingType
 
 from gpt_tui.shared.keymap import Key, Place, keys_of
@@ -10,6 +13,11 @@ from gpt_tui.shared.keymap import Key, Place, keys_of
 def bindings(*places: Place) -> list[BindingType]:
     """Return the bindings of the keys of some places, for BINDINGS."""
     return [binding(key) for key in keys_of(*places)]
+
+
+def keymap_of(app: App[Any]) -> dict[str, str]:
+    """Return the keys that the preferences assign, by id."""
+    return dict(app._keymap)
 
 
 def binding(key: Key) -> Binding:

@@ -11,6 +11,7 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Button
 
+from gpt_tui.shared.bindings import keymap_of
 from gpt_tui.shared.keymap import Key, Place, keys_of, shown_key
 
 
@@ -50,5 +51,5 @@ class ButtonRow(Horizontal):
                 button.refresh(layout=str(label) != str(before))  # if its width has changed
 
     def _label(self, key: Key, words: str, *, enabled: bool = True) -> Content:
-        name = (shown_key(key, dict(self.app._keymap)), "bold $key" if enabled else "")
+        name = (shown_key(key, keymap_of(self.app)), "bold $key" if enabled else "")
         return Content.assemble(name, " ", words)

@@ -10,6 +10,7 @@ from textual.widgets import Static, Tab, Tabs
 
 from gpt_tui.run_view.status import PHASE_TONES, SYMBOLS
 from gpt_tui.session.phase import Phase
+from gpt_tui.shared.bindings import keymap_of
 from gpt_tui.shared.keymap import TABS
 from gpt_tui.shared.rows import TONE_STYLES
 from gpt_tui.shell.header_text import (
@@ -45,7 +46,7 @@ class HeaderBar(Horizontal):
 
     def on_resize(self) -> None:
         """Show the keys of the tabs, and the name of the program, where there is room."""
-        labels = tab_labels(self.size.width, dict(self.app._keymap))
+        labels = tab_labels(self.size.width, keymap_of(self.app))
         self.query_one("#program").display = bool(program_name(self.size.width, labels))
         for name, (key, title) in labels.items():
             self.query_one(f"#tab-{name}", Tab).label = Content.assemble((key, "$key"), " " * bool(key), title)
@@ -66,7 +67,7 @@ class HeaderBar(Horizontal):
 
     def _write(self) -> None:
         """Fit model and step into the room beside the tabs and the phase."""
-        room = room_beside_tabs(self.size.width, tab_labels(self.size.width, dict(self.app._keymap)))
+        room = room_beside_tabs(self.size.width, tab_labels(self.size.width, keymap_of(self.app)))
         phase = f"{SYMBOLS[self._phase]} {self._phase.value} "
         step = fitted_step(self._step, room - len(phase) - len(STEP_GAP))
         state = Content.assemble(

@@ -204,6 +204,6 @@ async def test_the_estimate_follows_the_configured_settings(tmp_path: Path):
         view = bench.app.main.query_one(Welcome)
         larger = msgspec.structs.replace(bench.app.main.train.settings, layers=8)
         before = view._prober.estimate.time
-        view.show_preview(view._preview._replace(settings=larger), {"layers": "8"}, view._available, view._keys)  # type: ignore[union-attr]
+        view.show_preview(view._preview._replace(settings=larger), {"layers": "8"}, view._available)  # type: ignore[union-attr]
         await bench.until(lambda: view._prober.estimate.time not in (None, before))
         assert view._prober.estimate.settings == larger

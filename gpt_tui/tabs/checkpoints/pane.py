@@ -20,7 +20,7 @@ from gpt_core.bridges.export import ExportResult
 from gpt_core.errors import ConfigError
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.home import expand_home
-from gpt_tui.shared.bindings import bindings
+from gpt_tui.shared.bindings import bindings, keymap_of
 from gpt_tui.shared.dialogs import delete_question
 from gpt_tui.shared.file_name_dialog import FileNameScreen
 from gpt_tui.shared.keymap import KEYS, keys_of, shown_key
@@ -284,7 +284,7 @@ class CheckpointsTab(Vertical):
         empty, body = self.query_one("#checkpoints-empty", Static), self.query_one("#checkpoints-body")
         empty.display = not files
         if not files:
-            keys = {key.id: shown_key(key, dict(self.app._keymap)) for key in KEYS}
+            keys = {key.id: shown_key(key, keymap_of(self.app)) for key in KEYS}
             running = self._running_in is not None
             text = empty_text(self._models_dir, self._contents.problems, keys, running=running)
             empty.update(Content(text if self._is_read else f"reading {one_line(self._models_dir)}/…"))

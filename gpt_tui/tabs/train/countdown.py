@@ -10,6 +10,7 @@ from textual.timer import Timer
 from textual.widgets import Static
 
 from gpt_tui.session.run_preview import RunPreview
+from gpt_tui.shared.bindings import keymap_of
 from gpt_tui.shared.keymap import shown_keys
 from gpt_tui.tabs.train.presenter import Countdown, countdown_line
 
@@ -61,5 +62,5 @@ class CountdownLine(Static):
             self.cancel()
             self.post_message(self.Finished())
             return
-        keys = shown_keys(dict(self.app._keymap))
+        keys = shown_keys(keymap_of(self.app))
         self.update(Content.styled(countdown_line(self._preview, self._countdown, now_s, keys, self.room), "$primary"))

@@ -7,6 +7,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from gpt_tui.charts.run_charts import RunCharts
+from gpt_tui.shared.bindings import keymap_of
 from gpt_tui.shared.keymap import shown_keys
 from gpt_tui.shared.titled import Titled
 from gpt_tui.tabs.train.guide import Note
@@ -32,7 +33,7 @@ class GuideStrip(Titled, Static):
             return
         self._shown, self.display = shown, note is not None
         if note is not None:
-            keys = shown_keys(dict(self.app._keymap))
+            keys = shown_keys(keymap_of(self.app))
             hint = OFF_KEY_TEXT.format(close=keys["close_note"], off=keys["switch_guide"])
             self.border_title = f"[b]{place} {note.title}[/b]"
             self.update(Content.assemble(note.text, "  ", (hint, "$muted")))

@@ -21,7 +21,7 @@ from gpt_tui.session.controller import TrainingController
 from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_finder import is_trained_in
 from gpt_tui.session.run_state import RunState, Sample
-from gpt_tui.shared.bindings import bindings
+from gpt_tui.shared.bindings import bindings, keymap_of
 from gpt_tui.shared.button_row import ButtonRow
 from gpt_tui.shared.keymap import action_of, keys_of
 from gpt_tui.tabs.train.countdown import CountdownLine
@@ -115,7 +115,7 @@ class TrainTab(RunRequests):
                 self._start_when_chosen(self._starts_when_chosen)
             else:
                 self.query_one(Welcome).show_preview(
-                    message.preview, self._next.changes, self._allowed(), self._shown_keys(), self._next.model_reason
+                    message.preview, self._next.changes, self._allowed(), self._next.model_reason
                 )
                 self._start_countdown()
         self.show_allowed()
@@ -219,7 +219,7 @@ class TrainTab(RunRequests):
 
     def on_key(self, event: events.Key) -> None:
         """Cancel the countdown, or with Escape a requested start; show why a key does nothing."""
-        action = action_of(event.key, "train", dict(self.app._keymap))
+        action = action_of(event.key, "train", keymap_of(self.app))
         if action != "start_now":
             self.cancel_countdown()
         if event.key == "escape" and self._starts_when_chosen:

@@ -16,6 +16,7 @@ from gpt_tui.run_view.status_panel import StatusPanel
 from gpt_tui.session.curve import STEP
 from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_state import RunState, Sample
+from gpt_tui.shared.bindings import keymap_of
 from gpt_tui.shared.keymap import KEYS, shown_key
 from gpt_tui.tabs.train.guide import Guide
 from gpt_tui.tabs.train.guide_strip import GuidedCharts, GuideStrip
@@ -133,7 +134,7 @@ class RunPanels(Container):
         self.set_class(self._has_status, "-status")
         self.set_class(self._notes == "log" and not self._both_seen, "-log")
         self.set_class(self._notes == "alone", "-alone")
-        key = shown_key(SWITCH_KEY, dict(self.app._keymap))
+        key = shown_key(SWITCH_KEY, keymap_of(self.app))
         panels: dict[Notes, SamplesPanel | LogPanel] = {
             "samples": self.query_one(SamplesPanel),
             "log": self.query_one(LogPanel),

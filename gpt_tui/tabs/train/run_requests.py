@@ -27,6 +27,7 @@ from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.session.controller import Failure, TrainingController
 from gpt_tui.session.overfit_folder import overfit_folder
 from gpt_tui.session.run_preview import RunPreview, read_preview, shown_path, stored_checkpoints
+from gpt_tui.shared.bindings import keymap_of
 from gpt_tui.shared.dialogs import run_exists_question
 from gpt_tui.shared.file_name_dialog import FileNameScreen
 from gpt_tui.shared.keymap import shown_keys
@@ -106,7 +107,7 @@ class RunRequests(Vertical):
         return self._next.settings
 
     def _shown_keys(self) -> dict[str, str]:
-        return shown_keys(dict(self.app._keymap))
+        return shown_keys(keymap_of(self.app))
 
     # -- preview and settings
 
@@ -246,7 +247,7 @@ class RunRequests(Vertical):
 
     def _start_when_chosen(self, starts: bool) -> None:
         self._starts_when_chosen = starts
-        self.query_one(Welcome).show_measuring(self._minutes, self.preview, self._shown_keys(), starts=starts)
+        self.query_one(Welcome).show_measuring(self._minutes, self.preview, starts=starts)
 
     def _start(self) -> None:
         self.request_run(RunRequest(self.settings, self._next.preset_name, model_reason=self._next.model_reason))

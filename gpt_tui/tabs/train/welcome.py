@@ -17,8 +17,9 @@ from gpt_tui.new_run.probe import EstimateChanged, Prober, Probes
 from gpt_tui.session.recent_runs import RecentRuns, read_recent_runs
 from gpt_tui.session.run_finder import RunStatus, log_updated_at
 from gpt_tui.session.run_preview import RunPreview
+from gpt_tui.shared.bindings import keymap_of
 from gpt_tui.shared.formatting import bar, percent
-from gpt_tui.shared.keymap import help_table, places_of
+from gpt_tui.shared.keymap import help_table, places_of, shown_keys
 from gpt_tui.shared.row_rendering import render_keys
 from gpt_tui.shared.rows import TONE_STYLES
 from gpt_tui.shared.sanitize import one_line
@@ -73,7 +74,6 @@ class Welcome(VerticalScroll):
         self._preview: RunPreview | None = None
         self._changes: Mapping[str, str] = {}
         self._available: Set[str] = frozenset()
-        self._keys: Mapping[str, str] = {}
         self._model_reason = ""
         self._recent = RecentRuns()
 
@@ -101,15 +101,15 @@ class Welcome(VerticalScroll):
         """The countdown of a first start."""
         return self.query_one(CountdownLine)
 
+    @property
+    def _keys(self) -> dict[str, str]:
+        """The displayed key of each action."""
+        return shown_keys(keymap_of(self.app))
+
     # -- contents
 
     def show_preview(
-        self,
-        preview: RunPreview,
-        changes: Mapping[str, str],
-        available: Set[str],
-        keys: Mapping[str, str],
-        model_reason: str = "",
+        self, preview: RunPreview, changes: Mapping[str, str], available: Set[str], model_reason: str = ""
     ) -> None:
         """Show what a start would train, and what else can be done; measure how long it takes.
 
@@ -117,11 +117,10 @@ class Welcome(VerticalScroll):
             preview: The files and checkpoints of the run.
             changes: Settings that were changed in the set-up screen, as text.
             available: The available actions of the "train" keys.
-            keys: The displayed key of each action.
             model_reason: Why a time budget has led to the settings, "" if it has not.
         """
-        self._preview, self._changes, self._available = preview, changes, available
-        self._keys, self._model_reason = keys, model_reason
+        self._preview, self._changes = preview, changes
+        self._available, self._model_reason = available, model_reason
         self.remove_class("-opening")
         if preview.problem:
             self._prober.clear()
@@ -147,15 +146,12 @@ class Welcome(VerticalScroll):
     def _estimate_changed(self) -> None:
         self._draw()
 
-    def show_measuring(
-        self, minutes: float, preview: RunPreview, keys: Mapping[str, str], *, starts: bool = False
-    ) -> None:
+    def show_measuring(self, minutes: float, preview: RunPreview, *, starts: bool = False) -> None:
         """Show that this machine is measured for a time budget; the measurement of the preview stops.
 
         Args:
             minutes: The time budget.
             preview: The files and checkpoints of the run, with the one to resume.
-            keys: The displayed key of each action.
             starts: True if the run starts after that.
         """
         self.stop_measuring()
@@ -167,7 +163,7 @@ class Welcome(VerticalScroll):
         )  # fmt: skip
         if resumable := preview.stored.resumable:
             choice = ("resume", resume_choice(preview.settings, resumable, time.time()))
-            text = Content("\n").join([text, Content(""), *action_lines([choice], keys)])
+            text = Content("\n").join([text, Content(""), *action_lines([choice], self._keys)])
         self.query_one("#welcome-text", Static).update(text)
 
     def show_opening(self, activity: str, fraction: float) -> None:
@@ -246,7 +242,7 @@ class Welcome(VerticalScroll):
     def _draw_keys(self) -> None:
         """Show the tables of keys that fit as a whole; the help has all of them."""
         lines: list[Content] = []
-        for title, keys in help_table([*places_of("train"), "everywhere"], dict(self.app._keymap)):
+        for title, keys in help_table([*places_of("train"), "everywhere"], keymap_of(self.app)):
             rows = [(f" {names}", words) for names, words in keys]
             table = render_keys(title, rows, KEY_WIDTH, self._text_width)
             if len(lines) + len(table) <= self.size.height - KEYS_MARGIN:
