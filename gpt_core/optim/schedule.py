@@ -52,3 +52,11 @@ def schedule_of(settings: Settings) -> Schedule:
         warmup = min(settings.warmup_steps, settings.overfit_steps // 25)
         return Schedule(warmup, settings.overfit_steps - warmup, settings.min_lr_share, settings.cooldown)
     return Schedule(settings.warmup_steps, settings.decay_steps, settings.min_lr_share, settings.cooldown)
+
+
+def ends_within_warmup(settings: Settings, steps: int) -> bool:
+    """Return True if a run of `steps` steps ends before its learning rate has its full value.
+
+    False for a self-test and for a time budget, whose warm-up follows from their length.
+    """
+    return not (settings.overfit_tiny or settings.minutes) and steps < settings.warmup_steps

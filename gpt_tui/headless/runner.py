@@ -23,6 +23,7 @@ from gpt_core.errors import EXIT_FAILED, EXIT_OK, CheckpointError
 from gpt_core.formats.checkpoint import peek_checkpoint
 from gpt_core.generation.generator import Generator
 from gpt_core.generation.sampler import Sampling
+from gpt_core.optim.schedule import ends_within_warmup
 from gpt_core.training.events import AnyEvent, LogFailed, LossDiverged, RunFinished, StepCompleted
 from gpt_core.training.joining import join_run
 from gpt_core.training.request import RunRequest
@@ -163,13 +164,7 @@ def warmup_note(trainer: Trainer) -> list[str]:
     """Return a line if all epochs of a new run are fewer steps than the warm-up, as with a text of a few kilobytes."""
     settings = trainer.settings
     steps = settings.max_epochs * trainer.run.steps_per_epoch
-    if (
-        settings.overfit_tiny
-        or settings.max_steps
-        or settings.minutes
-        or trainer.step
-        or not 0 < steps < settings.warmup_steps
-    ):
+    if settings.max_steps or trainer.step or not ends_within_warmup(settings, steps):
         return []
     return [
         f"a short run: max_epochs={settings.max_epochs} gives {counted(steps, 'step')}, fewer than "

@@ -21,6 +21,7 @@ from gpt_core.config.settings import Settings
 from gpt_core.model.memory import weight_bytes
 from gpt_core.model.parameters import parameter_count, trained_count
 from gpt_core.optim import optimizer_type
+from gpt_core.optim.schedule import ends_within_warmup
 from gpt_core.training.setup import window_length
 from gpt_tui.session.start_text import hosts_text
 from gpt_tui.shared.formatting import counted, duration, estimated_duration, integer, short, size
@@ -249,16 +250,9 @@ def time_rows(settings: Settings, estimate: RunEstimate) -> list[Row]:
         *rows,
         Row("total", f"up to {estimated_duration(length.max_s)}"),
         Row(DETAIL, counted(length.max_steps, "step"), "dim"),
-        *short_run_rows(settings, length.max_steps),
+        *([Row(DETAIL, "fewer than warmup_steps", "bad")] if ends_within_warmup(settings, length.max_steps) else []),
         *([Row(DETAIL, "plus a final evaluation", "dim")] if settings.minutes and not settings.overfit_tiny else []),
     ]
-
-
-def short_run_rows(settings: Settings, steps: int) -> list[Row]:
-    """Return a note on a run that ends before its learning rate has its full value."""
-    if settings.overfit_tiny or settings.minutes or steps >= settings.warmup_steps:
-        return []
-    return [Row(DETAIL, "fewer than warmup_steps", "bad")]
 
 
 def budget_rows(settings: Settings, texts: CorpusStats, length: RunLength) -> list[Row]:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gpt_core.optim.schedule import Schedule
+from gpt_core.config.settings import Settings
+from gpt_core.optim.schedule import Schedule, ends_within_warmup
 from gpt_core.training import events as ev
 from tests.core.training_samples import (
     LATEST,
@@ -25,6 +26,12 @@ RATE = 1e-2  # of the tiny run
 def shares(events: list[ev.AnyEvent]) -> list[float]:
     """Return the learning rate of every step as a fraction of the full rate."""
     return [event.lr / RATE for event in events if isinstance(event, ev.StepCompleted)]
+
+
+def test_a_run_of_fewer_steps_than_its_warmup_ends_within_it_unless_the_warmup_follows_from_its_length() -> None:
+    assert [ends_within_warmup(Settings(warmup_steps=100), steps) for steps in (99, 100)] == [True, False]
+    assert not ends_within_warmup(Settings(warmup_steps=100, minutes=1.0), 99)
+    assert not ends_within_warmup(Settings(warmup_steps=100, overfit_tiny=True), 99)
 
 
 def test_the_schedule_rises_linearly_and_falls_as_a_cosine() -> None:
