@@ -237,7 +237,7 @@ def train(run: RaceRun, which: str) -> int:
             run.settings, resume=checkpoint.path, passed_over=damaged, loaded=LoadedCheckpoint(checkpoint)
         )
     with RunSignals() as signals, closing(RaceReporter(f"{which}, {run.case.name}, seed {run.seed}")) as reporter:
-        follow(open_trainer(request, reporter, signals), reporter)
+        follow(open_trainer(request, reporter, signals), request, reporter)
     gc.collect()  # a run is a few cycles of references, and as large as the next
     return signals.exit_code
 

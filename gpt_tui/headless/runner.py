@@ -24,7 +24,7 @@ from gpt_core.formats.checkpoint import peek_checkpoint
 from gpt_core.generation.generator import Generator
 from gpt_core.generation.sampler import Sampling
 from gpt_core.optim.schedule import ends_within_warmup
-from gpt_core.training.events import AnyEvent, LogFailed, LossDiverged, RunFinished, StepCompleted
+from gpt_core.training.events import AnyEvent, CheckpointSaved, LogFailed, LossDiverged, RunFinished, StepCompleted
 from gpt_core.training.joining import join_run
 from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
@@ -37,6 +37,7 @@ from gpt_tui.session.exchange_text import exchange_text
 from gpt_tui.session.log_replay import with_earlier_part
 from gpt_tui.session.outcome_text import divergence, ending, full_scores, log_failure, verdict
 from gpt_tui.session.run_events import advance_all
+from gpt_tui.session.run_preview import kept_files
 from gpt_tui.session.run_state import Limits, RunState, is_unsaved
 from gpt_tui.session.run_text import best_score, divergence_so_far, gain_text
 from gpt_tui.shared.formatting import counted, duration, fixed, integer, nats, percent, rate
@@ -97,7 +98,7 @@ def run_headless(request: RunRequest, *, as_json: bool, ranks: Communicator = SI
                 say(sys.stderr, f"gpt-tui: {warning}")
             latest = trainer.run.store.path_of("latest")
             try:
-                history = follow(trainer, reporter)
+                history = follow(trainer, request, reporter)
             except OutputError as error:  # the run was saved on the way out
                 error.filename = as_saved(latest, trainer.step)
                 raise
@@ -153,9 +154,8 @@ def open_trainer(
         signals.watch(trainer)
     except Interrupted:
         reporter.close()
-        if request.overwrite:
-            models_dir = request.settings.models_dir
-            say(sys.stderr, f"gpt-tui: stopped before training: all files in {models_dir} were kept")
+        if note := kept_files(request):
+            say(sys.stderr, f"gpt-tui: {note}")
         raise
     return trainer
 
@@ -174,31 +174,20 @@ def warmup_note(trainer: Trainer) -> list[str]:
     ]
 
 
-def follow(trainer: Trainer, reporter: Reporter) -> RunState:
+def follow(trainer: Trainer, request: RunRequest, reporter: Reporter) -> RunState:
     """Run the trainer to its end and report its events. The run is saved on every exit from here."""
-    settings = trainer.settings
-    history = with_earlier_part(RunState(limits=Limits.of(settings)), trainer.earlier_log, trainer.state)
+    history = with_earlier_part(RunState(limits=Limits.of(trainer.settings)), trainer.earlier_log, trainer.state)
+    saved_in: set[Path] = set()
     with closing(trainer.events()) as events:
         for batch in batched(events):
+            saved_in |= {Path(event.path).parent for event in batch if isinstance(event, CheckpointSaved)}
             history = advance_all(history, batch, time.monotonic())
             reporter.show(batch, history)
             for line in warnings_of(batch):
                 say(sys.stderr, f"gpt-tui: {line}")
-            if has_replaced_nothing(trainer, history):
-                say(
-                    sys.stderr,
-                    f"gpt-tui: no checkpoint saved: the earlier run's files in {settings.models_dir} were kept",
-                )
+    if note := kept_files(request, saved_in):
+        say(sys.stderr, f"gpt-tui: {note}")
     return history
-
-
-def has_replaced_nothing(trainer: Trainer, history: RunState) -> bool:
-    """Return True if the run has ended without a save that would have replaced the earlier files in its folder.
-
-    Valid only until the iterator of events is closed, which puts the earlier files back.
-    """
-    is_saved = history.saved is not None and not is_unsaved(history, trainer.settings.models_dir)
-    return history.finished is not None and trainer.run.store.is_replacing and not is_saved
 
 
 def warnings_of(events: Sequence[AnyEvent]) -> list[str]:

@@ -27,7 +27,7 @@ from gpt_core.training.request import RunRequest
 from gpt_tui.session.event_buffer import Drained, EventBuffer
 from gpt_tui.session.log_replay import with_earlier_part
 from gpt_tui.session.phase import Phase, SessionStatus
-from gpt_tui.session.run_preview import existing_run
+from gpt_tui.session.run_preview import kept_files
 from gpt_tui.session.run_state import Limits, RunState
 from gpt_tui.shared.error_log import log_traceback
 from gpt_tui.shared.sanitize import one_line
@@ -135,7 +135,7 @@ class TrainingController:
         self._stop_asked = threading.Event()
         self._discarding = False
         self._may_ask = True
-        self._ended = self._has_saved = False
+        self._ended = False
         self._seen_end = True
         self._woken = False
         self.run = RunState()
@@ -169,7 +169,7 @@ class TrainingController:
         self._trainer = self._requests = None
         self._stop_asked.clear()
         self._may_ask, self._save_requested_at = True, None
-        self._discarding = self._ended = self._seen_end = self._has_saved = False
+        self._discarding = self._ended = self._seen_end = False
         self._thread = threading.Thread(target=self._train, args=(request,), name="controller")
         self._thread.start()
         return True
@@ -311,6 +311,7 @@ class TrainingController:
 
     def _train(self, request: RunRequest) -> None:
         lower_priority(TRAINING)  # the threads of the kernels inherit the nice value
+        saved_in: set[Path] = set()
         try:
             trainer = self._open_run(request, self._opening_progressed)
             self._trainer, self._requests = trainer, trainer.requests
@@ -320,8 +321,9 @@ class TrainingController:
             self._buffer.begin(with_earlier_part(self.run, trainer.earlier_log, trainer.state))
             with closing(trainer.events()) as events:
                 for event in events:
-                    self._has_saved |= isinstance(event, CheckpointSaved)
-                    if isinstance(event, RunStarted):
+                    if isinstance(event, CheckpointSaved):
+                        saved_in.add(Path(event.path).parent)
+                    elif isinstance(event, RunStarted):
                         self.warning = one_line("; ".join(filter(None, (*event.warnings, event.best_restarted))))
                     if self._buffer.put(event):
                         self._wake()
@@ -332,8 +334,7 @@ class TrainingController:
         except BaseException as error:
             self._failed(error)
         finally:
-            if request.overwrite and not self._has_saved:
-                self.kept = kept_files(request.settings.models_dir)
+            self.kept = kept_files(request, saved_in)
             self._ended = True
             self._wake()
 
@@ -366,13 +367,6 @@ class TrainingController:
     def _fail(self, failure: Failure) -> None:
         self.failure = failure
         self._buffer.add_log_line(failure.message, "bad")
-
-
-def kept_files(models_dir: str) -> str:
-    """Return that the files of an earlier run were kept, in one line; "" if there are none."""
-    if not existing_run(models_dir):
-        return ""
-    return f"no checkpoint saved: the earlier run's files in {one_line(models_dir)} were kept"
 
 
 def resident_bytes() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from gpt_core.text.reader import size_of
 from gpt_core.training.events import RunStarted
 from gpt_core.training.fine_tuning import check_start, peek_start
 from gpt_core.training.gradient_sum import check_ranks
+from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import text_note, text_sources
 from gpt_tui.session.run_finder import is_trained_in, log_folders
 from gpt_tui.shared.formatting import integer, short
@@ -163,6 +165,19 @@ def existing_run(models_dir: str) -> str:
     if any(isinstance(info, DamagedCheckpoint) and not info.is_foreign for info in found):
         return "a damaged checkpoint"
     return "a file that is not a gpt-tui checkpoint" if found else ""
+
+
+def kept_files(request: RunRequest, saved_in: Set[Path] = frozenset()) -> str:
+    """Return that a run has ended without replacing an earlier one, in one line; "" if it has, or there was none.
+
+    Args:
+        request: The run.
+        saved_in: Folders in which it has saved checkpoints.
+    """
+    models_dir = request.settings.models_dir
+    if not request.overwrite or Path(models_dir) in saved_in or not existing_run(models_dir):
+        return ""
+    return f"no checkpoint saved in {one_line(models_dir)}: the earlier run's files were kept"
 
 
 def shown_path(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ from gpt_core.training.setup import open_run
 from gpt_tui.session.controller import TrainingController
 from gpt_tui.session.overfit_folder import overfit_folder
 from gpt_tui.session.phase import Phase
+from gpt_tui.session.run_preview import kept_files
 from tests.core.checkpoint_samples import SETTINGS, sample
 from tests.core.training_samples import tiny_settings, train
 from tests.tui.app_bench import AppBench, running_app
@@ -103,7 +105,15 @@ def test_a_replacement_that_saved_nothing_says_that_the_files_were_kept(
     assert bool(controller.kept) == kept
     if kept:
         models = tmp_path / "models"
-        assert controller.kept == f"no checkpoint saved: the earlier run's files in {models} were kept"
+        assert controller.kept == f"no checkpoint saved in {models}: the earlier run's files were kept"
+
+
+def test_a_save_in_another_folder_replaces_no_files(tmp_path: Path):
+    save_run(tmp_path, overfit=False)
+    request = RunRequest(fake_settings(str(tmp_path)), "nano", overwrite=True)
+    assert kept_files(request, {tmp_path / "elsewhere"})
+    assert not kept_files(request, {tmp_path / "elsewhere", tmp_path})
+    assert not kept_files(replace(request, overwrite=False))
 
 
 @pytest.mark.slow
@@ -120,7 +130,7 @@ async def test_a_replacement_quit_without_a_save_deletes_no_checkpoint(tmp_path:
         await bench.until_seen("Quit gpt-tui?")
         await bench.pilot.press("d")
         await bench.until(lambda: bench.app._exit)
-        assert "the earlier run's files in" in bench.app.exit_message
+        assert "the earlier run's files were kept" in bench.app.exit_message
     after = contents(tmp_path / "models")
     assert after.pop("metrics.previous.jsonl")
     assert after == before
