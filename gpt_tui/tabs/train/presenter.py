@@ -106,7 +106,7 @@ def preview_rows(preview: RunPreview, changes: Mapping[str, str], model_reason: 
     settings, shape = preview.settings, preview.settings.shape
     parameters = parameter_count(shape)
     tokens = settings.batch_size * settings.seq_len
-    eval_text = preview.eval_file or f"the last {percent(settings.val_frac)} of the text"
+    eval_text = preview.eval_file or f"about the last {percent(settings.val_frac)} of the text"
     memory = size(model_state_bytes(settings, max(1, len(preview.hosts))))
     texts = [("problem", preview.problem)]
     if not preview.problem:
