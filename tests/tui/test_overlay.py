@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -134,6 +135,19 @@ def test_the_legend_reads_each_run_where_it_has_a_point() -> None:
     assert place_of([short, long], "steps", 120.2) == "at step 120"
     assert place_of([short, long], "time", 65.0) == "at 1:05"
     assert place_of([short, long], "steps", None) == "at the end"
+
+
+def test_scores_of_a_part_of_the_eval_text_are_marked_in_the_legend() -> None:
+    whole = run(1, 300)
+    assert whole.state.started is not None
+    start = msgspec.structs.replace(whole.state.started, eval_part_tokens=1000)
+    runs = [whole, whole._replace(number=2, state=replace(whole.state, started=start))]
+    scores, losses = (
+        [line.value for line in legend(runs, ["", ""], name, "steps", None, width=30, height=2)]
+        for name in ("bits_per_byte", "train_loss")
+    )
+    assert scores[1] == f"~{scores[0]}"
+    assert losses[1] == losses[0]
 
 
 def test_the_legend_lists_all_runs_first_and_details_if_they_fit() -> None:

@@ -179,18 +179,23 @@ def legend(
     width: int, height: int,
 ) -> list[LegendLine]:  # fmt: skip
     """Return number, name and value at `x` (None: at the end) of each run, with the details that fit."""
-    values = [value_at(run, metric_name, axis, x) for run in runs]
-    texts = ["–" if value is None else metric_value(metric(metric_name), value, unit=False) for value in values]
+    shown = metric(metric_name)
+    texts = []
+    for run in runs:
+        value, start = value_at(run, metric_name, axis, x), run.state.started
+        of_part = shown.event is EvalCompleted and start is not None and start.eval_part_tokens > 0
+        text = "–" if value is None else metric_value(shown, value, unit=False)
+        texts.append(PART_MARK * (of_part and value is not None) + text)
     names = shortened_names([run.name for run in runs], width - max(map(len, texts), default=0) - 5)
     lines = []
     for run, name, text, detail in zip(runs, names, texts, details, strict=True):
         lines.append(LegendLine(run.number, name, text))
-        shown: list[str] = []
+        parts: list[str] = []
         room = height // len(runs) - 1
         for line in detail.split("\n"):
-            if len(shown) < room:
-                shown += textwrap.wrap(line, max(10, width - 2), max_lines=room - len(shown), placeholder=" …")
-        lines += [LegendLine(0, part) for part in shown]
+            if len(parts) < room:
+                parts += textwrap.wrap(line, max(10, width - 2), max_lines=room - len(parts), placeholder=" …")
+        lines += [LegendLine(0, part) for part in parts]
     return lines[:height]
 
 
