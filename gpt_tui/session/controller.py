@@ -57,8 +57,8 @@ class TrainerLike(Protocol):
         """Number of failed last saves while the run waits for an answer about them; else 0."""
 
     @property
-    def probe_text(self) -> TokenStream | None:
-        """Text whose beginning the Inside tab shows, None without one."""
+    def probe_text(self) -> TokenStream:
+        """Text whose beginning the Inside tab shows."""
 
     def events(self) -> Generator[AnyEvent]:
         """Run and yield the events, from RunStarted to RunFinished."""
@@ -131,7 +131,6 @@ class TrainingController:
         self._buffer = EventBuffer(RunState(), clock)
         self._thread: threading.Thread | None = None
         self._trainer: TrainerLike | None = None
-        self._requests: TrainingControls | None = None
         self._stop_asked = threading.Event()
         self._discarding = False
         self._may_ask = True
@@ -166,7 +165,7 @@ class TrainingController:
         self._buffer = EventBuffer(self.run, self._clock)
         self.opening, self.failure = ("reading the text", 0.0), None
         self.warning = self.kept = ""
-        self._trainer = self._requests = None
+        self._trainer = None
         self._stop_asked.clear()
         self._may_ask, self._save_requested_at = True, None
         self._discarding = self._ended = self._seen_end = False
@@ -184,28 +183,28 @@ class TrainingController:
 
     def pause(self) -> None:
         """Pause after the current step."""
-        if self._requests:
-            self._requests.pause()
+        if requests := self._requests:
+            requests.pause()
             self._wake()
 
     def unpause(self) -> None:
         """Continue after a pause."""
-        if self._requests:
-            self._requests.unpause()
+        if requests := self._requests:
+            requests.unpause()
             self._wake()
 
     def single_step(self) -> None:
         """Take one step and pause again; a run that is not paused is paused after its current step."""
-        if self._requests:
-            if self._requests.pausing:
-                self._requests.single_step()
+        if requests := self._requests:
+            if requests.pausing:
+                requests.single_step()
             else:
                 self.pause()
 
     def save(self) -> None:
         """Save after the current step."""
-        if self._requests:
-            self._requests.save()
+        if requests := self._requests:
+            requests.save()
             self._save_requested_at = self.run.step
 
     def take_requested_save(self, saved: CheckpointSaved) -> bool:
@@ -218,8 +217,8 @@ class TrainingController:
 
     def evaluate(self) -> None:
         """Evaluate after the current step."""
-        if self._requests:
-            self._requests.evaluate()
+        if requests := self._requests:
+            requests.evaluate()
 
     def stop(self, *, save: bool = True, may_ask: bool = False) -> None:
         """Stop the run after its current step; a run that is opening stops before its first.
@@ -230,9 +229,9 @@ class TrainingController:
         """
         self._discarding, self._may_ask = not save, may_ask
         self._stop_asked.set()
-        if self._requests:
-            self._requests.can_ask = may_ask
-            self._requests.stop(save=save)
+        if requests := self._requests:
+            requests.can_ask = may_ask
+            requests.stop(save=save)
         self._wake()
 
     def wait_for_save(self) -> None:
@@ -269,9 +268,14 @@ class TrainingController:
         return Phase.PAUSING if self.pausing else Phase.TRAINING
 
     @property
+    def _requests(self) -> TrainingControls | None:
+        trainer = self._trainer
+        return None if trainer is None else trainer.requests
+
+    @property
     def pausing(self) -> bool:
         """True from a request to pause until one to continue, also before the run has paused."""
-        return self._requests is not None and self._requests.pausing
+        return (requests := self._requests) is not None and requests.pausing
 
     def _phase_at_rest(self) -> Phase:
         reason = self.run.finished.reason if self.run.finished else ""
@@ -293,7 +297,7 @@ class TrainingController:
         self.run = drained.run
         changed = drained.changed or (ended and not self._seen_end)
         if ended:
-            self._seen_end, self._trainer, self._requests = True, None, None  # frees its memory
+            self._seen_end, self._trainer = True, None  # frees its memory
             if self.failure and self.failure.run_exists:  # no run has started: the previous one stays
                 self.run = self._previous
         return drained._replace(changed=changed)
@@ -314,7 +318,7 @@ class TrainingController:
         saved_in: set[Path] = set()
         try:
             trainer = self._open_run(request, self._opening_progressed)
-            self._trainer, self._requests = trainer, trainer.requests
+            self._trainer = trainer
             trainer.requests.can_ask = self._may_ask
             if self._stop_asked.is_set():  # since the last progress report
                 trainer.requests.stop(save=not self._discarding)

@@ -36,10 +36,10 @@ Report = Callable[[str], object]
 
 
 class LiveRun(NamedTuple):
-    """A run in progress: its id, and the text whose beginning the Inside tab shows, None without one."""
+    """A run in progress: its id, and the text whose beginning the Inside tab shows."""
 
     run_id: str
-    probe: TokenStream | None
+    probe: TokenStream
 
 
 class LoadedModel(NamedTuple):

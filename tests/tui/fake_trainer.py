@@ -18,7 +18,7 @@ from gpt_core.generation.generator import Figures
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.parameters import Parameters
 from gpt_core.progress import Progress
-from gpt_core.text.token_stream import TokenStream
+from gpt_core.text.token_stream import tokens_of_documents
 from gpt_core.tokenizers import Tokenizer
 from gpt_core.tokenizers.pieces import PieceTokenizer
 from gpt_core.training.controls import TrainingControls
@@ -61,8 +61,8 @@ class FakeTrainer:
         self.requests = TrainingControls()
         self.saving = False
         self.unsaved = 0
-        self.probe_text: TokenStream | None = None
         self.tokenizer: Tokenizer = PieceTokenizer.train([b"abc"], 260)
+        self.probe_text = tokens_of_documents([b"abc"], self.tokenizer)
         self.resumed_at = 100 if request.resume else 0
         self.step = self.resumed_at
         self.saved: list[int] = []

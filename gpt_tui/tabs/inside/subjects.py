@@ -138,7 +138,7 @@ class SubjectSource:
         if key not in self._probes:
             try:
                 text = held.live.probe if held.live is not None else eval_text_of_run(bundle, progress)[0]
-                ids = text.read(0, MAX_EVAL_TOKENS) if text is not None else np.empty(0, np.int32)
+                ids = text.read(0, MAX_EVAL_TOKENS)
             except (CheckpointError, CorpusError) as error:
                 raise ConfigError(f"no probe: {error.reason}; choose another text (s)") from None
             self._probes[key] = Probe(ids, bundle.tokenizer)
