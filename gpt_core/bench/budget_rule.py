@@ -10,8 +10,8 @@ The model is the largest of `MODELS` that
 All models but the largest, the preset `mini`, have the layers of Qwen3 and are trained by Muon. A short text has a
 small vocabulary (`VOCABULARIES`): most tokens of a larger one would occur too rarely in it to be learned. A text
 that is read several times by a model that is large for it is memorized without dropout and with little weight decay:
-both follow from passes and sizes (`REGULARIZATION`), so that the model also learns from the hundredth pass. They do not
-if the run starts from a file, or if the text is so small that it can only be memorized (`MEMORIZING`). The rate is
+both follow from passes and sizes (`DROPOUTS`), so that the model also learns from the hundredth pass. They do not if
+the run starts from a file, or if the text is so small that it can only be memorized (`MEMORIZING`). The rate is
 constant after a short warm-up, and falls to 0 over the last half of the budget. Nothing but the deadline ends the run.
 Settings that were requested replace what the rule chooses, one by one: a requested preset fixes the model, and a file
 to start from does. No `epoch_NNN` is saved: a short text has an epoch per second.
@@ -43,16 +43,13 @@ from gpt_core.training.fine_tuning import resolve_new
 from gpt_core.training.request import Newest, RunRequest, resolve_request
 from gpt_core.training.run import MIN_TEXT_TOKENS
 
-REGULARIZATION = (
-    (10_000, 0.3, 8.0), (2_000, 0.3, 4.0), (500, 0.3, 2.0), (200, 0.3, 1.0), (100, 0.2, 0.5), (15, 0.1, 0.5),
-    (-1, 0.0, 0.1),
-)  # fmt: skip
-"""(bound, dropout, weight decay): the first entry whose bound `Candidate.memorization` exceeds. The weight decay is
-about the square root of that, divided by 15."""
-WEAK = {"dropout": 0.0, "weight_decay": 0.1}
-MEMORIZING = [0.3, 0.5]
-"""Dropout and weight decay where the text can only be memorized: with more weight decay, it is not. Without dropout,
-the model continues the text only where a training window began."""
+DROPOUTS = ((200, 0.3), (100, 0.2), (15, 0.1))
+"""(bound, dropout): the first entry whose bound `Candidate.memorization` exceeds"""
+WEIGHT_DECAY = 0.1  # without dropout
+DECAY_PER_PARAMETER, MIN_DECAY, MAX_DECAY = 1 / 8, 0.5, 8.0  # with dropout, times parameters per token of the text
+MEMORIZING = {"dropout": 0.3, "weight_decay": 0.5}
+"""Settings for a text that can only be memorized: with more weight decay it is not, and without dropout the model
+continues it only where a training window began."""
 VOCABULARIES = ((100_000, 1024), (400_000, 2048))
 """(bound, largest vocabulary): the first entry whose bound the bytes of the training text are below"""
 MEMORY_SHARE = 0.5  # of the free memory
@@ -258,12 +255,14 @@ def choose(overrides: Overrides, measurements: Measurements, progress: Progress 
                 limit = _too_large(found, model)
         number += -1 if chosen is None else 1
     assert chosen is not None
-    regularization = {} if overrides.value("init_from") else _regularization(chosen)
-    regularization = {name: value for name, value in regularization.items() if name not in overrides.values}
+    needed = {} if overrides.value("init_from") else _regularization(chosen)
+    regularization = {name: value for name, value in needed.items() if name not in overrides.values}
     settings = msgspec.structs.replace(chosen.settings, **regularization)
     chosen = chosen._replace(settings=settings, step_s=measurements.time(settings).step_s)  # dropout takes time
-    strong = [f"{name.replace('_', ' ')} {value:g}" for name, value in regularization.items() if value > WEAK[name]]
-    why_strong = f"; {' and '.join(strong)}, because the text is repeated" if strong else ""
+    why_strong = ""
+    if regularization and needed["dropout"] > 0:
+        strong = " and ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in regularization.items())
+        why_strong = f"; {strong}, because the text is repeated"
     why_few = ""
     if largest is not None and "vocab_size" not in overrides.values:
         why_few = f"; a vocabulary of {settings.vocab_size:,}, because the text is short"
@@ -303,10 +302,13 @@ def _largest_vocabulary(texts: CorpusStats) -> int | None:
 
 def _regularization(model: Candidate) -> dict[str, float]:
     """Return the dropout and the weight decay that keep a model from memorizing the text."""
-    found = next(rates for bound, *rates in REGULARIZATION if model.memorization > bound)
     if model.text_tokens < MIN_TEXT_TOKENS:
-        found = MEMORIZING
-    return dict(zip(WEAK, found, strict=True))
+        return MEMORIZING
+    dropout = next((value for bound, value in DROPOUTS if model.memorization > bound), 0.0)
+    if not dropout:
+        return {"dropout": 0.0, "weight_decay": WEIGHT_DECAY}
+    decay = DECAY_PER_PARAMETER * model.parameters / model.text_tokens
+    return {"dropout": dropout, "weight_decay": round(min(max(decay, MIN_DECAY), MAX_DECAY), 1)}
 
 
 def _schedule(model: Candidate) -> dict[str, object]:
