@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from math import floor, inf
+from math import floor, inf, sqrt
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,8 +45,7 @@ from gpt_core.training.run import MIN_TEXT_TOKENS
 
 DROPOUTS = ((200, 0.3), (100, 0.2), (15, 0.1))
 """(bound, dropout): the first entry whose bound `Candidate.memorization` exceeds"""
-WEIGHT_DECAY = 0.1  # without dropout
-DECAY_PER_PARAMETER, MIN_DECAY, MAX_DECAY = 1 / 8, 0.5, 8.0  # with dropout, times parameters per token of the text
+WEIGHT_DECAY, MIN_DECAY, MAX_DECAY = 0.1, 0.5, 8.0  # without dropout; and bounds of the weight decay with it
 MEMORIZING = {"dropout": 0.3, "weight_decay": 0.5}
 """Settings for a text that can only be memorized: with more weight decay it is not, and without dropout the model
 continues it only where a training window began."""
@@ -307,7 +306,7 @@ def _regularization(model: Candidate) -> dict[str, float]:
     dropout = next((value for bound, value in DROPOUTS if model.memorization > bound), 0.0)
     if not dropout:
         return {"dropout": 0.0, "weight_decay": WEIGHT_DECAY}
-    decay = DECAY_PER_PARAMETER * model.parameters / model.text_tokens
+    decay = sqrt(model.memorization) / 10
     return {"dropout": dropout, "weight_decay": round(min(max(decay, MIN_DECAY), MAX_DECAY), 1)}
 
 
