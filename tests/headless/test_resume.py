@@ -69,6 +69,16 @@ def test_a_resume_of_a_finished_run_without_a_larger_limit_says_how_to_give_it_m
 
 
 @pytest.mark.slow
+def test_a_self_test_is_resumed_past_the_epochs_of_a_run(folder: Path) -> None:
+    settings = tiny("overfit_lines=2", "overfit_steps=6", "max_epochs=1")
+    run_program("--train-only", "--overfit-tiny", *settings, cwd=folder)
+    (saved,) = (folder / "models").rglob(LATEST.name)
+    assert verify_checkpoint(saved).state.epoch > 1
+    more = run_program("--train-only", "--resume", str(saved), "--set", "overfit_steps=8", cwd=folder)
+    assert "finished: 8 steps" in more.stdout, more.stderr
+
+
+@pytest.mark.slow
 def test_a_headless_resume_knows_the_best_score_and_the_losses_from_before(folder: Path) -> None:
     """The rates of the resumed part ruin the model, so none of its scores is the best one."""
     settings = tiny("eval_every_steps=20", "max_epochs=1000", "best_metric=accuracy")
