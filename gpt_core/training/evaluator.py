@@ -14,7 +14,6 @@ from gpt_core.training.early_stopping import record_evaluation
 from gpt_core.training.evaluation import EvalResult, EvalText, RunScores, epochs_per_evaluation, max_part_tokens
 from gpt_core.training.rounds import Rounds
 from gpt_core.training.run import Run
-from gpt_core.training.run_length import last_step
 from gpt_core.training.samples import SampleWriter
 from gpt_core.training.saving import Saver
 from gpt_core.training.self_test import MIN_REPRODUCED, reproduced
@@ -32,7 +31,6 @@ class Evaluator:
         if run.texts.held_out is not None:
             self._text = EvalText(run.texts.held_out, run.texts.windows.seq_len, max_part_tokens(run.settings))
         self._epochs = epochs_per_evaluation(run.settings.eval_every_steps, run.steps_per_epoch)
-        self._last_step = last_step(run)
         self._training_from_s = run.state.elapsed_s  # later by the time of the evaluations
         self._fully_scored_step = self._sampled_step = self._exchanged_step = -1
 
@@ -53,13 +51,13 @@ class Evaluator:
     @property
     def follows_next_step(self) -> bool:
         """True if an evaluation is scheduled after the next step, or that is the last one."""
-        step = self._state.step + 1
-        return step >= self._last_step or self._is_scheduled_at(step, self._state.window + self._settings.batch_size)
+        step, window = self._state.step + 1, self._state.window + self._settings.batch_size
+        return step >= self._run.step_limit or self._is_scheduled_at(step, window)
 
     @property
     def is_at_limit(self) -> bool:
         """True at the last step, as the limits on steps and epochs set it."""
-        return self._state.step >= self._last_step
+        return self._state.step >= self._run.step_limit
 
     def _is_scheduled_at(self, step: int, window: int) -> bool:
         if step == 0:

@@ -32,7 +32,6 @@ from gpt_core.training.gradient_sum import (
     round_to_bfloat16,
 )
 from gpt_core.training.run import Run
-from gpt_core.training.run_length import last_step
 
 
 class StepTotals(NamedTuple):
@@ -57,9 +56,8 @@ class RoundEnds:
     """Steps at which the rounds of a run end. In a synchronous run every step is a round."""
 
     def __init__(self, run: Run) -> None:
-        self._every = run.settings.sync_every_steps
+        self._run, self._every = run, run.settings.sync_every_steps
         self._batch_size, self._windows = run.settings.batch_size, run.texts.windows.windows_per_epoch
-        self._last_step = last_step(run)
 
     def is_end(self, step: int, window: int) -> bool:
         """Return True if a round ends after a step, for another reason than the deadline.
@@ -68,7 +66,7 @@ class RoundEnds:
             step: The step.
             window: Windows of the epoch that were trained on after it.
         """
-        return not self._every or step % self._every == 0 or window >= self._windows or step >= self._last_step
+        return not self._every or step % self._every == 0 or window >= self._windows or step >= self._run.step_limit
 
     def next_end(self, step: int, window: int) -> int:
         """Return the step after which the round of the next step ends; the arguments are those of `is_end`."""
@@ -76,7 +74,7 @@ class RoundEnds:
             return step + 1
         end_of_epoch = step + math.ceil((self._windows - window) / self._batch_size)
         end = min((step // self._every + 1) * self._every, end_of_epoch)
-        return min(end, self._last_step) if step < self._last_step else end
+        return min(end, self._run.step_limit) if step < self._run.step_limit else end
 
     def has_multiple(self, every: int, step: int, window: int) -> bool:
         """Return True if a round ends after a step, and one of its steps is a multiple of `every`; False for 0."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -123,3 +124,22 @@ class Run:
     def steps_per_epoch(self) -> int:
         """Optimizer steps per pass over the training text."""
         return math.ceil(self.texts.windows.windows_per_epoch / self.settings.batch_size)
+
+    @property
+    def epoch_start(self) -> int:
+        """Step at which the current epoch began, or would have with the present text and batch size."""
+        window = min(self.state.window, self.texts.windows.windows_per_epoch)
+        return self.state.step - math.ceil(window / self.settings.batch_size)
+
+    @cached_property
+    def step_limit(self) -> int:
+        """Step at which the limits on steps and epochs end the run; it is the same after every step."""
+        settings, state = self.settings, self.state
+        if settings.overfit_tiny:
+            limit = settings.overfit_steps
+        else:
+            windows_left = max(0, self.texts.windows.windows_per_epoch - state.window)
+            later_epochs = settings.max_epochs - state.epoch - 1
+            rest = math.ceil(windows_left / settings.batch_size) + later_epochs * self.steps_per_epoch
+            limit = state.step + max(0, rest)
+        return min(settings.max_steps, limit) if settings.max_steps else limit

@@ -18,7 +18,6 @@ from gpt_core.config.settings import MAX_COUNT
 from gpt_core.formats.training_state import Plan
 from gpt_core.training.events import PlanMade
 from gpt_core.training.run import Run
-from gpt_core.training.run_length import last_step
 
 SECONDS = 60.0  # per minute
 
@@ -33,8 +32,7 @@ class TimeBudget:
     """
 
     def __init__(self, run: Run) -> None:
-        self._state = run.state
-        self._limit = last_step(run)
+        self._run, self._state = run, run.state
         self._eval_every = run.settings.eval_every_steps
         self._budget_s = SECONDS * run.settings.minutes
         if not self._budget_s:
@@ -47,13 +45,13 @@ class TimeBudget:
     def last_step(self) -> int:
         """Step at which the run ends, as far as it is known; 0 before the first step of a run with a budget."""
         plan = self._state.plan
-        return self._limit if plan is None else plan.last_step if plan.step_s else 0
+        return self._run.step_limit if plan is None else plan.last_step if plan.step_s else 0
 
     @property
     def progress(self) -> float:
         """Fraction of the run that is over at the present step."""
         state = self._state
-        return state.plan.progress_at(state.step) if state.plan else state.step / max(1, self._limit)
+        return state.plan.progress_at(state.step) if state.plan else state.step / max(1, self._run.step_limit)
 
     @property
     def is_used(self) -> bool:
@@ -97,7 +95,7 @@ class TimeBudget:
 
     def _plan(self, progress: float, step_s: float) -> Plan:
         state, left_s = self._state, self._budget_s - self._state.elapsed_s
-        last = self._limit
+        last = self._run.step_limit
         if left_s <= 0:
             last = state.step
         elif step_s > 0:

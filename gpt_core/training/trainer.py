@@ -40,7 +40,6 @@ from gpt_core.training.metrics_log import NO_LOG, MetricsLog, open_log
 from gpt_core.training.model_stats import ModelStats
 from gpt_core.training.rounds import Rounds, StepTotals
 from gpt_core.training.run import Run
-from gpt_core.training.run_length import epoch_start
 from gpt_core.training.saving import NoSaver, Saver
 from gpt_core.training.time_budget import TimeBudget
 from gpt_core.training.timing import RunClock, TokenRate
@@ -404,7 +403,7 @@ class Trainer:
             precision=settings.precision, precision_reason=run.precision_reason, warnings=run.warnings,
             eval_part_tokens=self._evaluator.part_tokens,
             best_metric=settings.best_metric, best_restarted=run.best_restarted,
-            epoch_offset=epoch_start(run) % steps_per_epoch,
+            epoch_offset=run.epoch_start % steps_per_epoch,
             trained_parameters=trained_count(self.shape, settings.freeze) if settings.freeze else 0,
             init_from=origin.path if origin else "", init_sha256=origin.sha256 if origin else "",
             init_step=origin.step if origin else 0,
