@@ -378,7 +378,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return exit_code(words)
     except (Exception, KeyboardInterrupt) as error:
-        return report_error(error)
+        if (found := known_error(error)) is None:
+            raise
+        line, code = found
+        if isinstance(error, KeyboardInterrupt):
+            print(file=sys.stderr)  # ends the line of ^C
+        elif line:
+            print(f"{PROGRAM}: {line}", file=sys.stderr)
+        return code
 
 
 def is_launched() -> bool:
@@ -451,32 +458,22 @@ def alone_error(what: str, ranks: int) -> Exception:
     )
 
 
-def report_error(error: BaseException) -> int:
-    """Print an error in one line on standard error and return its exit code. Raise unexpected errors again."""
-    if isinstance(error, KeyboardInterrupt):
-        print(file=sys.stderr)
-        return getattr(error, "exit_code", 130)
-    if (found := known_error(error)) is None:
-        raise error
-    line, code = found
-    if line:
-        print(f"{PROGRAM}: {line}", file=sys.stderr)
-    return code
-
-
 def described(error: BaseException) -> tuple[str, int]:
-    """Return an error as text and its exit code: one line, "" for an interrupt; the traceback of an unexpected one."""
-    if isinstance(error, KeyboardInterrupt):
-        return "", getattr(error, "exit_code", 130)
-    if (found := known_error(error)) is None:
-        import traceback
+    """Return an error as `known_error` does, an unexpected one as its traceback."""
+    if (found := known_error(error)) is not None:
+        return found
+    import traceback
 
-        return "".join(traceback.format_exception(error)).rstrip(), 1
-    return found
+    return "".join(traceback.format_exception(error)).rstrip(), 1
 
 
 def known_error(error: BaseException) -> tuple[str, int] | None:
-    """Return an error in one line, "" for a closed pipe, and its exit code; None for an unexpected error."""
+    """Return an error in one line and its exit code; None for an unexpected error.
+
+    The line of an interrupt and of a closed pipe is "".
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return "", getattr(error, "exit_code", 130)
     if isinstance(error, BrokenPipeError):
         # the reader closed the pipe, as in `| head -1`: exit without a message, also from the final flush
         discard_output()
