@@ -137,7 +137,7 @@ def test_an_interrupted_run_is_resumed_and_equals_an_uninterrupted_one(
     race("--models-dir", "whole", "--json")
     whole = json.loads(capsys.readouterr().out)["cases"]
 
-    def stop_at_3(trainer: Trainer, _reporter: object) -> None:
+    def stop_at_3(trainer: Trainer, _request: object, _reporter: object) -> None:
         for _ in trainer.events():
             if trainer.step >= 3:
                 trainer.requests.stop()

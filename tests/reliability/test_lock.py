@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.reliability.runs import Headless, require_one_line, require_valid_checkpoints, run_to_completion, training
+from gpt_core.formats.checkpoint import verify_checkpoint
+from tests.reliability.runs import (
+    LATEST,
+    Headless,
+    require_one_line,
+    require_valid_checkpoints,
+    run_to_completion,
+    training,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -34,5 +42,6 @@ def test_the_lock_is_released_when_its_process_ends_even_when_killed(folder: Pat
         first.wait_for(lambda: any(event["event"] == "saved" for event in first.events))
         first.stop(signal.SIGKILL)
     assert (folder / "models/.lock").exists()
-    again = run_to_completion(*training(), "--resume", "--max-steps", str(first.steps + 3), cwd=folder)
+    saved = verify_checkpoint(folder / LATEST).step
+    again = run_to_completion(*training(), "--resume", "--max-steps", str(saved + 3), cwd=folder)
     assert again.code == 0, again.errors
