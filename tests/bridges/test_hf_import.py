@@ -275,7 +275,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a config that is not UTF-8": (
         lambda f: (f / "config.json").write_bytes(b'{"a": 1, "model_type": "\xff"}'),
-        "config.json is not valid: 'utf-8' codec can't decode byte 0xff",
+        "config.json is not valid: ",
     ),
     "a config that is nested": (
         lambda f: (f / "config.json").write_text('{"a":' + "[" * 10**5),
