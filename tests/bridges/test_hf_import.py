@@ -357,6 +357,7 @@ def test_a_faulty_folder_is_refused_in_one_line(name: str, folder: Path, capsys:
     code, out, err = run(capsys, "import", "gpt2")
     assert (code, out, err.count("\n")) == (2, "", 1), err
     assert expected in err
+    assert "UTF-8" not in name or "utf-8" in err.lower()
     assert len(err) < 400
 
 

@@ -48,7 +48,7 @@ class TokenPredictions:
         prompt: Number of the first tokens that are of the prompt.
         skipped: Tokens of a long text before the first one.
         skipped_data: Their bytes.
-        end_note: How the last token would differ in a longer text, "" if it would not.
+        end_note: Note if a space at the end would change the last token, else "".
     """
 
     ids: Sequence[int]
