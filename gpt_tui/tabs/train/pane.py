@@ -111,8 +111,8 @@ class TrainTab(RunRequests):
         if minutes and self._controller.phase is Phase.IDLE and not message.preview.problem:
             self.choose_budget(minutes)  # its preview follows
         elif not self._controller.alive and self._controller.run.started is None:  # else the view is hidden
-            if self._choosing is not None:
-                self._start_when_chosen(self._starts_when_chosen)
+            if self._wait is not None:
+                self._show_wait(self._wait, starts=self._wait.starts)
             else:
                 self.query_one(Welcome).show_preview(
                     message.preview, self._next.changes, self._allowed(), self._next.model_reason
@@ -222,8 +222,8 @@ class TrainTab(RunRequests):
         action = action_of(event.key, "train", keymap_of(self.app))
         if action != "start_now":
             self.cancel_countdown()
-        if event.key == "escape" and self._starts_when_chosen:
-            self._start_when_chosen(False)
+        if event.key == "escape" and self._wait is not None and self._wait.starts:
+            self._show_wait(self._wait, starts=False)
         if not action or action in self._allowed():
             return
         self._hints.show(why_not(action, self._controller.phase, self._shown_keys(), self.preview.in_use))

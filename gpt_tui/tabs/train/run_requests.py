@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,21 @@ def info_to_resume(request: RunRequest) -> CheckpointInfo | None:
         return None
 
 
+@dataclass(eq=False)
+class BudgetWait:
+    """Wait for the settings that follow from a time budget.
+
+    Attributes:
+        choose: Returns the run, in a thread that measures this machine.
+        minutes: The time budget.
+        starts: True if the run starts once its settings are chosen.
+    """
+
+    choose: Callable[[], RunRequest]
+    minutes: float
+    starts: bool = False
+
+
 class RunRequests(Vertical):
     """Base of the Train tab: the settings of the next run and the requests of runs.
 
@@ -94,12 +109,7 @@ class RunRequests(Vertical):
         self._next = NextRun(settings, preset_name)
         self.preview = RunPreview(settings, preset_name)
         self._hints = KeyHints(self)
-        self._choosing: Callable[[], RunRequest] | None = None
-        """Returns the run for a time budget, in a thread that measures this machine; None while there is none."""
-        self._minutes = 0.0
-        """That time budget."""
-        self._starts_when_chosen = False
-        """True if the run starts once its settings are chosen."""
+        self._wait: BudgetWait | None = None
 
     @property
     def settings(self) -> Settings:
@@ -136,33 +146,34 @@ class RunRequests(Vertical):
     def choose_budget(self, minutes: float) -> None:
         """Measure this machine, in a thread, and take the settings that follow from a time budget."""
         assert self._probes.budget is not None
-        self._choosing, self._minutes = partial(self._probes.budget, minutes), minutes
-        self._start_when_chosen(False)
-        choose_in_thread(self._choosing, self.post_message)
+        self._wait = wait = BudgetWait(partial(self._probes.budget, minutes), minutes)
+        self._show_wait(wait, starts=False)
+        choose_in_thread(wait.choose, self.post_message)
 
     @on(BudgetChosen)
     def _budget_chosen(self, message: BudgetChosen) -> None:
-        if message.choose is not self._choosing:
+        wait = self._wait
+        if wait is None or message.choose is not wait.choose:
             return  # another time was chosen, or other settings were typed meanwhile
-        starts, self._choosing, self._starts_when_chosen = self._starts_when_chosen, None, False
+        self._wait = None
         if message.request is not None and not self._controller.alive:
             self._next.follow_budget(message.request)
         if message.problem:
             self.notify(f"time not chosen: {message.problem}", severity="warning", markup=False)
         self._settings_changed()
-        if starts and not message.problem:
+        if wait.starts and not message.problem:
             self._start()
 
     def action_next_budget(self) -> None:
         """Choose the next longer time budget, the shortest one after the longest."""
-        self.choose_budget(next_budget(self.settings.minutes if self._choosing is None else self._minutes))
+        self.choose_budget(next_budget(self.settings.minutes if self._wait is None else self._wait.minutes))
 
     # -- requests
 
     def request_run(self, request: RunRequest) -> None:
         """Start a run, unless one is in progress."""
         if self._controller.start(request):
-            self._choosing, self._starts_when_chosen = None, False
+            self._wait = None
             self.query_one(Welcome).stop_measuring()
             self.post_message(self.RunRequested())
 
@@ -240,14 +251,14 @@ class RunRequests(Vertical):
 
     def action_start(self) -> None:
         """Start a new run, once its settings are chosen."""
-        if self._choosing is not None:
-            self._start_when_chosen(True)
+        if self._wait is not None:
+            self._show_wait(self._wait, starts=True)
         else:
             self._start()
 
-    def _start_when_chosen(self, starts: bool) -> None:
-        self._starts_when_chosen = starts
-        self.query_one(Welcome).show_measuring(self._minutes, self.preview, starts=starts)
+    def _show_wait(self, wait: BudgetWait, *, starts: bool) -> None:
+        wait.starts = starts
+        self.query_one(Welcome).show_measuring(wait.minutes, self.preview, starts=starts)
 
     def _start(self) -> None:
         self.request_run(RunRequest(self.settings, self._next.preset_name, model_reason=self._next.model_reason))
@@ -302,13 +313,14 @@ class RunRequests(Vertical):
         if self._controller.alive:
             self._hints.show(why_not("setup", self._controller.phase, self._shown_keys()))
             return False
-        self._starts_when_chosen = False
+        if self._wait is not None:
+            self._wait.starts = False
         self.query_one(Welcome).stop_measuring()
         result = await self.app.push_screen_wait(SetupScreen(read, self._probes, focus=focus))
         if result is None or not (result.starts or keeps_changes):
             self.read_preview()  # a time budget may have been chosen meanwhile
             return False
-        self._choosing = None  # what was typed counts
+        self._wait = None  # what was typed counts
         if problem := self._next.configure(result):
             self.notify(f"settings not changed: {one_line(problem)}", severity="warning", markup=False)
             self.read_preview()
