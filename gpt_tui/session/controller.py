@@ -131,9 +131,8 @@ class TrainingController:
         self._buffer = EventBuffer(RunState(), clock)
         self._thread: threading.Thread | None = None
         self._trainer: TrainerLike | None = None
-        self._stop_asked = threading.Event()
-        self._discarding = False
-        self._may_ask = True
+        self._stop_request = TrainingControls()
+        """The requested stop of the run; the trainer receives it once the run is open."""
         self._ended = False
         self._seen_end = True
         self._woken = False
@@ -166,9 +165,10 @@ class TrainingController:
         self.opening, self.failure = ("reading the text", 0.0), None
         self.warning = self.kept = ""
         self._trainer = None
-        self._stop_asked.clear()
-        self._may_ask, self._save_requested_at = True, None
-        self._discarding = self._ended = self._seen_end = False
+        self._stop_request = TrainingControls()
+        self._stop_request.can_ask = True
+        self._save_requested_at = None
+        self._ended = self._seen_end = False
         self._thread = threading.Thread(target=self._train, args=(request,), name="controller")
         self._thread.start()
         return True
@@ -227,9 +227,7 @@ class TrainingController:
             save: Save a checkpoint first.
             may_ask: Wait for an answer if that save fails (`unsaved`).
         """
-        self._discarding, self._may_ask = not save, may_ask
-        self._stop_asked.set()
-        if requests := self._requests:
+        for requests in filter(None, (self._stop_request, self._requests)):
             requests.can_ask = may_ask
             requests.stop(save=save)
         self._wake()
@@ -257,7 +255,7 @@ class TrainingController:
         """Phase of the session at the last `drain`."""
         if not self.alive:
             return self._phase_at_rest()
-        if self._stop_asked.is_set() or self.run.finished:
+        if self._stop_request.stopping or self.run.finished:
             return Phase.STOPPING
         if self.run.started is None:
             return Phase.OPENING
@@ -319,9 +317,9 @@ class TrainingController:
         try:
             trainer = self._open_run(request, self._opening_progressed)
             self._trainer = trainer
-            trainer.requests.can_ask = self._may_ask
-            if self._stop_asked.is_set():  # since the last progress report
-                trainer.requests.stop(save=not self._discarding)
+            trainer.requests.can_ask = self._stop_request.can_ask
+            if self._stop_request.stopping:  # since the last progress report
+                trainer.requests.stop(save=not self._stop_request.discarding)
             self._buffer.begin(with_earlier_part(self.run, trainer.earlier_log, trainer.state))
             with closing(trainer.events()) as events:
                 for event in events:
@@ -353,7 +351,7 @@ class TrainingController:
                 self._post(self.Updated())
 
     def _opening_progressed(self, words: str, share: float) -> None:
-        if self._stop_asked.is_set():
+        if self._stop_request.stopping:
             raise OpeningStoppedError
         self.opening = (words, share)
 
