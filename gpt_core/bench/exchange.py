@@ -7,7 +7,8 @@ call `measure_exchange` together; rank 0 is also timed alone, on the threads tha
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from statistics import median_low
 from typing import Any, get_args
 
 import msgspec
@@ -128,7 +129,7 @@ def measure_exchange(
     alone_s = 0.0
     if ranks.rank == 0:
         sums = GradientSum(step.gradients, step.micro_batches, SINGLE_PROCESS)
-        alone_s = median_of(timed(lambda: step.take(sums), SINGLE_PROCESS, repeats))
+        alone_s = median_low(timed(lambda: step.take(sums), SINGLE_PROCESS, repeats))
     alone_s = float(ranks.gather(np.array([alone_s]))[0, 0])
     progress("passes of all ranks at once", 0.4)
     pass_s, update_s = step.measure_parts(repeats)
@@ -152,7 +153,7 @@ def measure_exchange(
 def measure_network(ranks: Communicator) -> tuple[float, float, list[ExchangedChunk]]:
     """Return the latency of a message in seconds, the bytes per second that a rank sends, and the measured chunks."""
     size = len(ranks.hosts)
-    own = [median_of(timed(exchange_of(ranks, values), ranks)) for values in (size, *(n // 4 for n in MESSAGE_BYTES))]
+    own = [median_low(timed(exchange_of(ranks, values), ranks)) for values in (size, *(n // 4 for n in MESSAGE_BYTES))]
     short_s, *seconds = ranks.gather(np.array(own)).max(axis=0).tolist()  # of the slowest rank
     chunks = [
         ExchangedChunk(count, spent, 2 * (size - 1) * (count // 4 // size) * 4 / spent)
@@ -208,8 +209,8 @@ class Step:
         own = GradientSum(self.gradients, owned.stop - owned.first, SINGLE_PROCESS)
         passes = timed(lambda: own.of_step(self.take_pass), self._ranks, repeats)
         updates = timed(self.update, self._ranks, repeats)
-        pass_s = median_of(passes) / (owned.stop - owned.first)
-        found = self._ranks.gather(np.array([pass_s, median_of(updates)]))
+        pass_s = median_low(passes) / (owned.stop - owned.first)
+        found = self._ranks.gather(np.array([pass_s, median_low(updates)]))
         return float(found[:, 0].max()), float(found[:, 1].max())
 
     def measure(
@@ -285,8 +286,3 @@ def timed(action: Callable[[], Any], ranks: Communicator, repeats: int = 0) -> l
         action()
         seconds.append(time.perf_counter() - began)
     return seconds
-
-
-def median_of(seconds: Sequence[float]) -> float:
-    """Return the lower median."""
-    return sorted(seconds)[(len(seconds) - 1) // 2]

@@ -19,8 +19,6 @@ from gpt_core.formats.training_state import Plan
 from gpt_core.training.events import PlanMade
 from gpt_core.training.run import Run
 
-SECONDS = 60.0  # per minute
-
 
 class TimeBudget:
     """Makes the plans of one run and says how far the run is.
@@ -34,7 +32,7 @@ class TimeBudget:
     def __init__(self, run: Run) -> None:
         self._run, self._state = run, run.state
         self._eval_every = run.settings.eval_every_steps
-        self._budget_s = SECONDS * run.settings.minutes
+        self._budget_s = 60 * run.settings.minutes
         if not self._budget_s:
             run.state.plan = None
         elif run.state.plan is None or run.state.plan.budget_s != self._budget_s:

@@ -22,14 +22,10 @@ from gpt_tui.new_run.estimate import RunEstimate, estimate_after, memory_here, m
 from gpt_tui.session.run_preview import existing_run
 from gpt_tui.shared.sanitize import one_line
 
+MEASURING = "timing a few steps on this computer …"
 WAIT_S = 0.4  # pause in typing after which a probe starts
 
 IsStopped = Callable[[], bool]
-
-
-def threads_of(settings: Settings) -> int:
-    """Return the number of threads of a run with these settings."""
-    return compute_threads(settings.threads)
 
 
 class Budget(Protocol):
@@ -123,8 +119,8 @@ class Prober:
             self._stopped.set()
             stopped = self._stopped = threading.Event()
             self._estimate = estimate_after(self._estimate, settings)._replace(
-                threads=threads_of(settings), free_bytes=self._probes.free_memory(), time=self._times.known(settings),
-                hosts=self._probes.hosts,
+                threads=compute_threads(settings.threads), free_bytes=self._probes.free_memory(),
+                time=self._times.known(settings), hosts=self._probes.hosts,
             )  # fmt: skip
         # a daemon thread, so that the program exits without waiting for a pass
         threading.Thread(target=self._probe, args=(settings, stopped), daemon=True).start()
@@ -161,7 +157,7 @@ class Prober:
         except Exception as error:
             texts_problem, setting = one_line(f"{type(error).__name__}: {error}", 200), "train_file"
         self._found(stopped, texts=texts, texts_problem=texts_problem, unusable=setting)
-        needed = memory_here(settings, threads_of(settings), texts, self._probes.hosts).total
+        needed = memory_here(settings, compute_threads(settings.threads), texts, self._probes.hosts).total
         problem = memory_problem(needed, self._probes.free_memory())
         if problem:
             self._found(stopped, time=None, time_problem=problem)

@@ -36,7 +36,7 @@ from gpt_tui.new_run.files import DEFAULT_NAME, config_exists, path_problem, sav
 from gpt_tui.new_run.form import SetupForm
 from gpt_tui.new_run.form_state import FormState, SetupResult, typed_after
 from gpt_tui.new_run.panel import EstimatePanel, FieldPanel
-from gpt_tui.new_run.probe import BudgetChosen, EstimateChanged, Prober, Probes, choose_in_thread
+from gpt_tui.new_run.probe import MEASURING, BudgetChosen, EstimateChanged, Prober, Probes, choose_in_thread
 from gpt_tui.shared.bindings import bindings, keymap_of
 from gpt_tui.shared.button_row import ButtonRow
 from gpt_tui.shared.dialogs import Choice, ChoiceScreen
@@ -46,7 +46,6 @@ from gpt_tui.shared.keymap import action_of, shown_keys
 from gpt_tui.shared.ordered_keys import OpeningScreen, OrderedEvent
 from gpt_tui.shared.sanitize import one_line
 
-MEASURING = "timing a few steps on this computer …"
 CHOOSE = "Choose model and schedule"
 
 

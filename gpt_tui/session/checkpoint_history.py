@@ -6,12 +6,12 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path, PurePath
 
+from gpt_core.run_files import METRICS
 from gpt_core.training.events import CheckpointSaved
 from gpt_core.training.metrics_log import read_metrics
 from gpt_tui.session.run_events import advance_all
 from gpt_tui.session.run_state import RunState
 
-LOG = "metrics.jsonl"
 BATCH = 4096  # events between two reports
 MAX_HELD = 2  # of the two models of a comparison
 
@@ -25,7 +25,7 @@ class CheckpointHistories:
     def of(self, path: Path, step: int, read: Callable[[], object] = lambda: None) -> RunState | None:
         """Return what `history_of` returns."""
         try:
-            log = (path.parent / LOG).stat()
+            log = (path.parent / METRICS).stat()
         except OSError:
             return history_of(path, step, read)  # no history, or a line that says why
         key = (path, step, log.st_dev, log.st_ino, log.st_size, log.st_mtime_ns)
@@ -50,7 +50,7 @@ def history_of(path: Path, step: int, read: Callable[[], object] = lambda: None)
     Raises:
         ConfigError: The log cannot be read.
     """
-    events, run, is_own = read_metrics(path.parent / LOG), RunState(), False
+    events, run, is_own = read_metrics(path.parent / METRICS), RunState(), False
     while batch := list(islice(events, BATCH)):
         run = advance_all(run, batch)
         is_own = is_own or any(

@@ -13,7 +13,7 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import Static
 
-from gpt_tui.new_run.probe import EstimateChanged, Prober, Probes
+from gpt_tui.new_run.probe import MEASURING, EstimateChanged, Prober, Probes
 from gpt_tui.session.recent_runs import RecentRuns, read_recent_runs
 from gpt_tui.session.run_finder import RunStatus, log_updated_at
 from gpt_tui.session.run_preview import RunPreview
@@ -157,7 +157,7 @@ class Welcome(VerticalScroll):
         self.stop_measuring()
         self.add_class("-opening")
         text = Content.assemble(
-            (f"Train for {minutes_text(minutes)}\n\n", "bold"), "timing a few steps on this computer …\n\n",
+            (f"Train for {minutes_text(minutes)}\n\n", "bold"), f"{MEASURING}\n\n",
             ("The model and its schedule follow from the time, the text and the speed.", "$muted"),
             "\n\nThe run starts after that (Esc: cancel)." if starts else "",
         )  # fmt: skip
