@@ -150,6 +150,10 @@ class CheckpointStore:
             return listing
         return [found for found in listing if not journal.replaces(found.path.name, _run_id(found))]
 
+    def list_named(self) -> Listing:
+        """Return the checkpoints with the names that runs give them: all but those of kind "other"."""
+        return [found for found in self.list() if found.kind != "other"]
+
     def load_for_resume(self) -> Loaded:
         """Load the newest checkpoint that can be resumed; a damaged one is skipped for the next.
 
@@ -157,7 +161,7 @@ class CheckpointStore:
             ConfigError: The folder is a file.
         """
         self._require_folder()
-        named = [found for found in self.list() if found.kind != "other"]
+        named = self.list_named()
         return _load_first(resume_candidates(named), _damaged(named), optimizer_state=True)
 
     def load_for_chat(self) -> Loaded:
@@ -210,7 +214,7 @@ class CheckpointStore:
             self.close()
             raise self._not_writable(error) from None
         try:
-            named = [found for found in self.list() if found.kind != "other"]
+            named = self.list_named()
             self._own = [info for info in _infos(named) if info.run_id == run_id]
             self._replaced = [f for f in named if f not in self._own and (new_run or isinstance(f, CheckpointInfo))]
             if self._replaced and not overwrite:
@@ -340,8 +344,7 @@ class CheckpointStore:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
-            named = [info for info in _infos(self.list()) if info.kind != "other"]
-            if others := [info for info in named if info.run_id != run_id]:
+            if others := [info for info in _infos(self.list_named()) if info.run_id != run_id]:
                 raise RunExistsError(f"{self.folder} now contains another run: {others[0].path.name}")
         except (OSError, ValueError, FolderInUseError, RunExistsError) as error:
             self._lock.release()

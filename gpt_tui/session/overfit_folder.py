@@ -27,8 +27,7 @@ def _may_be_replaced(folder: Path) -> bool:
     if not folder.is_dir():
         return not folder.exists() and not folder.is_symlink()
     store = CheckpointStore(folder)
-    named = [found for found in store.list() if found.kind != "other"]
-    if named:
+    if named := store.list_named():
         return all(isinstance(found, CheckpointInfo) and found.settings.overfit_tiny for found in named)
     try:
         started = next((event for event in read_metrics(store.metrics_path) if isinstance(event, RunStarted)), None)

@@ -221,10 +221,9 @@ class RunReader:
 def read_facts(folder: Path) -> CheckpointFacts:
     """Read the settings and the tokenizer's hash from the header of a run's newest checkpoint."""
     with suppress(GptError, OSError):
-        found = [info for info in CheckpointStore(folder).list() if isinstance(info, CheckpointInfo)]
-        own = [info for info in found if info.kind != "other"]
-        if own:
-            return CheckpointFacts(own[0].settings, own[0].tokenizer_sha256, own[0].path)
+        named = CheckpointStore(folder).list_named()
+        if newest := next((found for found in named if isinstance(found, CheckpointInfo)), None):
+            return CheckpointFacts(newest.settings, newest.tokenizer_sha256, newest.path)
     return CheckpointFacts()
 
 

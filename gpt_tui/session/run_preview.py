@@ -156,7 +156,7 @@ def _resumable(folder: Path) -> CheckpointInfo | None:
 def existing_run(models_dir: str) -> str:
     """Return what a new run in this folder would replace, "" for nothing. Fast: only headers are read."""
     try:
-        found = [info for info in CheckpointStore(models_dir).list() if info.kind != "other"]
+        found = CheckpointStore(models_dir).list_named()
     except (GptError, OSError):
         return ""
     newest = next((info for info in found if isinstance(info, CheckpointInfo)), None)
