@@ -1,4 +1,4 @@
-"""Early stopping: the best evaluation by `best_metric`, and the reasons to end a run that depend on it.
+"""Early stopping: the best evaluation by `best_metric`, the patience that depends on it, and the loss of an epoch.
 
 Patience counts scheduled evaluations (every `eval_every_steps` steps, and at the end of epochs) after the warm-up
 that are not a new best one. A run stops early once there are `patience` of them, and `patience_min_steps` steps have
@@ -62,16 +62,10 @@ def patience_is_over(state: TrainingState, settings: Settings) -> bool:
     return is_reached and steps >= settings.patience_min_steps and not state.evaluation_due
 
 
-def end_epoch(state: TrainingState, settings: Settings) -> str:
-    """Count the epoch that has just ended, and reset the counters of the epoch.
-
-    Returns:
-        The reason to stop the run: epsilon (the mean step loss of the epoch is below it) or max_epochs; "" to continue.
-    """
+def end_epoch(state: TrainingState) -> float:
+    """Count the epoch that has just ended, reset its counters, and return its mean step loss; infinity without one."""
     mean_loss = state.loss_sum / state.loss_count if state.loss_count else math.inf
     state.epoch += 1
     state.window = 0
     state.loss_sum, state.loss_count = 0.0, 0
-    if mean_loss < settings.epsilon:
-        return "epsilon"
-    return "max_epochs" if state.epoch >= settings.max_epochs else ""
+    return mean_loss

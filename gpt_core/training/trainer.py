@@ -69,7 +69,7 @@ class Trainer:
         self._divergence = DivergenceMonitor(run.state, self.shape.vocab_size)
         self._saved_steps = saved_before(run)
         self._debug: ev.GradientNorms | None = None
-        self._end_reason = ""
+        self._is_below_epsilon = False
         self._clock = RunClock(run.state.elapsed_s)
         self._agreement = Agreement(self.requests, self._clock, run.communicator)
         self._rounds = Rounds(run, self._gradients, self._agreement)
@@ -202,16 +202,16 @@ class Trainer:
             return "stopped"  # during the evaluation, which remains pending
         if settings.overfit_tiny and state.step >= settings.overfit_steps:
             return "overfit_done"
-        if self._end_reason:
-            return self._end_reason
+        if self._is_below_epsilon:
+            return "epsilon"
+        if state.epoch >= settings.max_epochs and not settings.overfit_tiny:
+            return "max_epochs"
         if self._evaluator.is_scheduled and patience_is_over(state, settings):
             return "early_stopping"
         if 0 < settings.max_steps <= state.step:
             return "max_steps"
         if self._budget.is_used:
             return "deadline"
-        if state.epoch >= settings.max_epochs and not settings.overfit_tiny:
-            return "max_epochs"
         return "stopped" if self._agreement.controls.stopping else ""
 
     @property
@@ -249,8 +249,7 @@ class Trainer:
         if state.evaluation_due:
             return  # stopped before its end: it remains pending
         if state.window >= self.run.texts.windows.windows_per_epoch:
-            reason = end_epoch(state, settings)
-            self._end_reason = "" if settings.overfit_tiny and reason != "epsilon" else reason
+            self._is_below_epsilon = end_epoch(state) < settings.epsilon
             every = settings.save_epoch_number
             if every and state.epoch % every == 0 and not settings.overfit_tiny:
                 self._saver.pending.add("epoch")

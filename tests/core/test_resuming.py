@@ -218,6 +218,17 @@ def test_a_finished_run_continues_when_it_is_resumed(tmp_path: Path, reason: str
     assert read_checkpoint(tmp_path / LATEST).state.finished == ""
 
 
+def test_a_run_that_reached_two_limits_ends_for_the_same_reason_when_it_is_completed_by_a_resume(
+    tmp_path: Path,
+) -> None:
+    epoch = tiny_settings(tmp_path, max_epochs=1, models_dir=str(tmp_path / "epoch"))
+    steps = of_kind(train(epoch), ev.RunFinished)[0].step
+    settings = tiny_settings(tmp_path, max_epochs=1, max_steps=steps, save_epoch_number=1)
+    whole = of_kind(train(settings), ev.RunFinished)[0]
+    completed = of_kind(train(settings, tmp_path / "models/epoch_001.safetensors"), ev.RunFinished)[0]
+    assert (whole.reason, whole.step) == (completed.reason, completed.step) == ("max_epochs", steps)
+
+
 def test_limits_that_a_resumed_run_has_not_reached_stay() -> None:
     settings = Settings(max_steps=100, max_epochs=20)
     checkpoint = sample()
