@@ -40,11 +40,11 @@ from gpt_core.training.metrics import added_metrics
 from gpt_tui.session.baseline_text import baselines_text
 from gpt_tui.session.exchange_text import awaited_text, exchange_text
 from gpt_tui.session.learning_text import copied_text
-from gpt_tui.session.outcome_text import ending, full_scores, induction_text, verdict, verdict_tone
+from gpt_tui.session.outcome_text import full_scores, induction_text, verdict, verdict_tone
 from gpt_tui.session.overfitting_text import too_small_text
 from gpt_tui.session.run_preview import shown_path
 from gpt_tui.session.run_state import RunState, latest_value
-from gpt_tui.session.run_text import advice, gap_at, no_step_left
+from gpt_tui.session.run_text import advice, end_text, gap_at
 from gpt_tui.session.start_text import origin_text, parameters_text, text_sample, threads_text
 from gpt_tui.shared.formatting import (
     clock,
@@ -119,8 +119,7 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
         case RunContinued():
             return [("continued", "plain")]
         case RunFinished(reason=reason) if reason != "diverged":
-            more = no_step_left(history)
-            return [(f"step {integer(event.step)}: {ending(event)}{f'; {more}' if more else ''}", "good")]
+            return [(end_text(event, history), "good")]
         case StepCompleted() | EvalProgressed() | HeadsScored() | HealthMeasured() | PlanMade():
             return []
         case LogFailed() | LossDiverged() | RunFinished():

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from gpt_core.training.events import AnyEvent, EvalProgressed, StepCompleted
-from gpt_tui.session.run_events import advance_all, with_log_line
+from gpt_tui.session.run_events import advance_all, with_line
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.rows import Tone
 
@@ -63,7 +63,7 @@ class EventBuffer:
         """Add a line to the log of the run."""
         with self._lock:
             self._apply_pending()
-            self._run = with_log_line(self._run, text, tone)
+            self._run = with_line(self._run, text, tone)
 
     def drain(self) -> Drained:
         """Return the state with all pending events applied."""

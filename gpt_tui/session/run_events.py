@@ -49,7 +49,6 @@ from gpt_tui.session.curve import HIGH, Curve, places
 from gpt_tui.session.exchange_text import awaited_text, exchange_text
 from gpt_tui.session.outcome_text import (
     divergence,
-    ending,
     full_scores,
     induction_text,
     log_failure,
@@ -58,7 +57,7 @@ from gpt_tui.session.outcome_text import (
 )
 from gpt_tui.session.overfitting_text import MIN_PASSES, UsedUp, too_small_text
 from gpt_tui.session.run_state import Evaluation, LogLine, RunState, Sample, Saved, Score
-from gpt_tui.session.run_text import advice, has_learned, no_step_left
+from gpt_tui.session.run_text import advice, end_text, has_learned
 from gpt_tui.session.start_text import started_text, text_sample
 from gpt_tui.session.stats_history import HeadsPoint, HealthPoint, Place, heads_point, health_point, induction_mark
 from gpt_tui.shared.formatting import integer, scores_text
@@ -92,29 +91,28 @@ def advance(run: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
         case RunStarted():
             return _started(run, event)
         case BaselinesMeasured():
-            return _logged(replace(run, baselines=event), baselines_text(event), "dim")
+            return with_line(replace(run, baselines=event), baselines_text(event), "dim")
         case StepCompleted():
             return _with_steps(run, [event])
         case UpdateSkipped():
             text = f"step {integer(event.step)}: update skipped, {event.reason} ({event.in_a_row} in a row)"
-            return _logged(replace(run, skipped=run.skipped + 1), text, "bad")
+            return with_line(replace(run, skipped=run.skipped + 1), text, "bad")
         case EvalProgressed():
             return replace(run, evaluating=event.done / event.total if event.total else 0.0)
         case EvalCompleted():
             shown = [metric for metric in added_metrics() if metric.event is EvalCompleted]
-            tokens = run.last.tokens if run.last else 0
-            return _with_curves(_evaluated(run, event), shown, np.array([[event.step, tokens, run.elapsed_s]]), [event])
+            return _with_curves(_evaluated(run, event), shown, np.array([_place(run, event.step)]), [event])
         case FullEvalCompleted():
             text = f"step {integer(event.step)}: {full_scores(event)}"
-            return _logged(replace(run, full_evaluation=event, evaluating=None), text, "plain")
+            return with_line(replace(run, full_evaluation=event, evaluating=None), text, "plain")
         case LinesReproduced():
             text = f"step {integer(event.step)}: self-test {verdict(event)}"
-            return _logged(replace(run, lines_reproduced=event), text, verdict_tone(event))
+            return with_line(replace(run, lines_reproduced=event), text, verdict_tone(event))
         case SampleWritten():
             return _sampled(run, event)
         case GradientNorms():
             name, norm = max(event.grad_norms.items(), key=lambda item: item[1], default=("", 0.0))
-            return _logged(run, f"step {integer(event.step)}: largest gradient norm {norm:.3g} ({name})", "dim")
+            return with_line(run, f"step {integer(event.step)}: largest gradient norm {norm:.3g} ({name})", "dim")
         case HeadsScored():
             point = heads_point(_place(run, event.step), event)
             return replace(run, heads=thinned((*_before(run.heads, event.step), point), MAX_STATS))
@@ -123,62 +121,56 @@ def advance(run: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
             return replace(run, health=thinned((*_before(run.health, event.step), measured), MAX_STATS))
         case InductionHeadAppeared():
             found = replace(run, induction=induction_mark(_place(run, event.step), event))
-            return _logged(found, f"step {integer(event.step)}: {induction_text(event)}", "good")
+            return with_line(found, f"step {integer(event.step)}: {induction_text(event)}", "good")
         case ExchangeMeasured():
             text = f"step {integer(event.step)}: exchange {exchange_text(event)}"
-            return _logged(replace(run, exchange=event), text, "dim")
+            return with_line(replace(run, exchange=event), text, "dim")
         case CheckpointSaved():
             saved = Saved(event.kind, event.path, event.step, at_s)
             text = f"saved {PurePath(event.path).stem} at step {integer(event.step)}"
-            return _logged(replace(run, saved=saved, save_error=""), text, "dim" if event.kind == "best" else "good")
+            return with_line(replace(run, saved=saved, save_error=""), text, "dim" if event.kind == "best" else "good")
         case SaveFailed():
             text = f"not saved: {event.error}"
-            return _logged(replace(run, save_error=event.error), text, "bad")
+            return with_line(replace(run, save_error=event.error), text, "bad")
         case LogFailed():
-            return _logged(run, log_failure(event), "bad")
+            return with_line(run, log_failure(event), "bad")
         case LossDiverged():
-            return _logged(replace(run, diverged=event), f"step {integer(event.step)}: {divergence(event)}", "bad")
+            return with_line(replace(run, diverged=event), f"step {integer(event.step)}: {divergence(event)}", "bad")
         case PlanMade():
             return replace(run, plan=event) if event.step_s else run  # the last step is unknown before the first one
         case RoundAwaited():
-            return _logged(run, awaited_text(event), "plain")
+            return with_line(run, awaited_text(event), "plain")
         case RunPaused() if run.paused:
             return run  # a single step while paused
         case RunPaused():
-            return _logged(replace(run, paused=True), f"paused at step {integer(event.step)}", "plain")
+            return with_line(replace(run, paused=True), f"paused at step {integer(event.step)}", "plain")
         case RunContinued():
-            return _logged(replace(run, paused=False), "continued", "plain")
+            return with_line(replace(run, paused=False), "continued", "plain")
         case RunFinished():
             done = replace(run, finished=event, paused=False, evaluating=None)
             tone: Tone = "bad" if event.reason == "diverged" else "good"
-            more = no_step_left(done)
-            return _logged(done, f"step {integer(event.step)}: {ending(event)}{f'; {more}' if more else ''}", tone)
+            return with_line(done, end_text(event, done), tone)
         case _:
             assert_never(event)
-
-
-def with_log_line(run: RunState, text: str, tone: Tone = "plain") -> RunState:
-    """Return the state with a log line that belongs to no event, such as an error of the controller."""
-    return _logged(run, text, tone)
 
 
 def _started(run: RunState, event: RunStarted) -> RunState:
     """Begin a session of the run, and log what it trains on."""
     for warning in event.warnings:
-        run = _logged(run, warning, "bad")
+        run = with_line(run, warning, "bad")
     begun = replace(run, started=event, plan=None, finished=None, paused=False, diverged=None, exchange=None,
                     other_text_until=min(run.other_text_until, event.step))  # fmt: skip
-    begun = _logged(begun, started_text(event), "good")
+    begun = with_line(begun, started_text(event), "good")
     if event.model_reason:
-        begun = _logged(begun, event.model_reason, "plain")
+        begun = with_line(begun, event.model_reason, "plain")
     if event.first_words:
-        begun = _logged(begun, text_sample(event), "dim")
+        begun = with_line(begun, text_sample(event), "dim")
     if small := too_small_text(event):
-        begun = _logged(begun, small, "plain")
+        begun = with_line(begun, small, "plain")
     if event.best_restarted:
         fresh = Score(patience_from=event.step)
         begun = replace(begun, best=fresh, first_scores=None, full_evaluation=None, other_text_until=event.step)
-        begun = _logged(begun, event.best_restarted, "plain")
+        begun = with_line(begun, event.best_restarted, "plain")
     return begun
 
 
@@ -200,24 +192,20 @@ def _with_curves(run: RunState, shown: Sequence[Metric], at: NDArray[np.float64]
     return replace(run, curves={**run.curves, **added})
 
 
-def _logged(run: RunState, text: str, tone: Tone) -> RunState:
+def with_line(run: RunState, text: str, tone: Tone) -> RunState:
+    """Return the state with one more line of the log."""
     line = LogLine(run.elapsed_s, tone, text)
     return replace(run, log=(*run.log, line)[-MAX_LOG_LINES:], logged=run.logged + 1)
 
 
 def _evaluated(run: RunState, event: EvalCompleted) -> RunState:
-    """Add an evaluation, and update the best one as the trainer has decided.
-
-    Logs of earlier versions do not have that decision: there the best accuracy counts.
-    """
+    """Add an evaluation, and update the best one."""
     if event.step == 0:
         run = replace(run, first_scores=EvalScores(0, event.loss, event.accuracy, event.bits_per_byte))
-    tokens = run.last.tokens if run.last else 0
-    passes = tokens / run.started.train_tokens if run.started and run.started.train_tokens else 0.0
-    point = Evaluation(
-        event.step, tokens, run.elapsed_s, event.loss, event.accuracy, event.bits_per_byte, run.curve.smoothed, passes
-    )
-    is_best = event.accuracy > run.best.accuracy if event.is_best is None else event.is_best
+    place = _place(run, event.step)
+    passes = place.tokens / run.started.train_tokens if run.started and run.started.train_tokens else 0.0
+    point = Evaluation(*place, event.loss, event.accuracy, event.bits_per_byte, run.curve.smoothed, passes)
+    is_best = event.is_best_after(run.best.accuracy)
     best = run.best._replace(without_improvement=event.without_improvement)
     if is_best:
         best = best._replace(accuracy=event.accuracy, step=event.step, loss=event.loss)
@@ -226,9 +214,9 @@ def _evaluated(run: RunState, event: EvalCompleted) -> RunState:
     evaluations = thinned((*run.evaluations, point), MAX_EVALUATIONS)
     changed = replace(run, evaluations=evaluations, best=best, evaluating=None)
     if event.step == 0 and changed.start_scores is not None:
-        return _logged(changed, f"before fine-tuning: {scores_text(event)}", "plain")
+        return with_line(changed, f"before fine-tuning: {scores_text(event)}", "plain")
     text = f"step {integer(event.step)}: {scores_text(event)}{f' ★ best {run.best_metric}' if is_best else ''}"
-    return _with_advice(_logged(changed, text, "good" if is_best else "plain"), event)
+    return _with_advice(with_line(changed, text, "good" if is_best else "plain"), event)
 
 
 def _with_advice(run: RunState, event: EvalCompleted) -> RunState:
@@ -246,7 +234,7 @@ def _with_advice(run: RunState, event: EvalCompleted) -> RunState:
     if not has_learned(run, latest):
         return run
     advised = replace(run, used_up=UsedUp(event.step, passes, run.curve.smoothed, event.loss))
-    return _logged(advised, advice(advised), "plain")
+    return with_line(advised, advice(advised), "plain")
 
 
 def _place(run: RunState, step: int) -> Place:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import ceil, log
 
+from gpt_core.training.events import RunFinished
 from gpt_tui.session.learning_text import Gap, gap_of
 from gpt_tui.session.outcome_text import above_guessing, ending
 from gpt_tui.session.overfitting_text import used_up_text
@@ -63,6 +64,12 @@ def gap_at(run: RunState, point: Evaluation | None) -> Gap | None:
     if point is None or not is_judged(run) or not has_learned(run, point):
         return None
     return gap_of(point.train_loss, point.loss, point.passes)
+
+
+def end_text(event: RunFinished, run: RunState) -> str:
+    """Return when and why a run has ended and, if a resume has taken no step, how to train longer."""
+    more = no_step_left(run)
+    return f"step {integer(event.step)}: {ending(event)}{f'; {more}' if more else ''}"
 
 
 def no_step_left(run: RunState) -> str:
