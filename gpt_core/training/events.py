@@ -181,6 +181,10 @@ class EvalCompleted(Event, frozen=True, tag="eval"):
     without_improvement: int = 0
     is_scheduled: bool = True
 
+    def is_best_after(self, accuracy: float) -> bool:
+        """Return True if it is the best one so far; in logs of earlier versions, by the best accuracy before it."""
+        return self.accuracy > accuracy if self.is_best is None else self.is_best
+
 
 class FullEvalCompleted(Event, frozen=True, tag="full_eval"):
     """Result of an evaluation of the complete eval text, of which every `EvalCompleted` of the run scores a fixed part.

@@ -182,9 +182,8 @@ class LogSummary:
                     self.finished = event
 
     def _is_best(self, event: EvalCompleted) -> bool:
-        """Return True for the best evaluation so far: by the trainer's decision, in old logs by its accuracy."""
-        is_best = event.accuracy > self.best.accuracy if event.is_best is None else event.is_best
-        return is_best or self.best == NO_EVALUATION
+        """Return True for the best evaluation so far, and for the first one."""
+        return event.is_best_after(self.best.accuracy) or self.best == NO_EVALUATION
 
 
 def summary_lines(lines: bytes) -> Iterator[bytes]:
