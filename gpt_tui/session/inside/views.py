@@ -18,7 +18,6 @@ from gpt_core.model.parameters import Parameters
 from gpt_tui.session.inside.predictions import Alternative, token_predictions
 from gpt_tui.session.inside.subject import Subject, UnavailableViewError
 from gpt_tui.session.inside.view import Cell, Column, Heatmap, Table, View
-from gpt_tui.session.stats_history import HEAD_SCORES
 from gpt_tui.shared.formatting import counted, fixed, integer, part_name, percent, probability, scientific
 from gpt_tui.shared.ramp import MAX_BITS
 from gpt_tui.shared.spans import shortened
@@ -180,7 +179,8 @@ def heads_view(subject: Subject, _: Choices) -> View:
         raise UnavailableViewError("the view heads needs a model with a context of at least 4 tokens")
     repeated = interpret.repeated_tokens(subject.repeatable_ids(length), length)
     scores = interpret.head_scores(subject.gpt, subject.batch, repeated)
-    columns = [Column("layer", True, True), Column("head", True, True), *(Column(name, True) for name in HEAD_SCORES)]
+    names = (name.replace("_", " ") for name in scores._fields)
+    columns = [Column("layer", True, True), Column("head", True, True), *(Column(name, True) for name in names)]
     rows, data = [], []
     for layer, head in np.ndindex(*scores.induction.shape):
         values = [float(array[layer, head]) for array in scores]
