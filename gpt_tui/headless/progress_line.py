@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from types import TracebackType
 
 from gpt_tui.shared.formatting import bar, percent
 from gpt_tui.shared.sanitize import one_line
+from gpt_tui.shared.standard_streams import can_redraw
 
 REDRAW_S = 0.1
 TO_LINE_START, CLEAR_TO_LINE_END = "\r", "\x1b[K"
@@ -18,8 +18,7 @@ class ProgressLine:
     """Progress callback that draws one line; the line is cleared when the context ends."""
 
     def __init__(self) -> None:
-        is_terminal = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        self._stream = sys.stderr if is_terminal else None
+        self._stream = sys.stderr if can_redraw(sys.stderr) else None
         self._drawn_s = 0.0
 
     @property

@@ -5,7 +5,6 @@ A reporter receives the new events and the state of the run after them.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from gpt_tui.headless.event_text import figures, is_training, news, steps_line
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.formatting import clock, integer, percent
 from gpt_tui.shared.sanitize import one_line
+from gpt_tui.shared.standard_streams import can_redraw
 
 PLAIN_INTERVAL_S = 2.0
 MAX_CHARACTERS = 10_000  # per line; the gradient norms of all tensors are long
@@ -44,7 +44,7 @@ def reporter_for(as_json: bool, is_stopping: Callable[[], bool]) -> Reporter:
     """Return the reporter for the kind of standard output. `is_stopping` says whether a stop was requested."""
     if as_json:
         return JsonReporter()
-    if sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+    if can_redraw(sys.stdout):
         return BarsReporter(is_stopping)
     return PlainReporter()
 

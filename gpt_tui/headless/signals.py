@@ -17,6 +17,7 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 from gpt_core.training.trainer import Trainer
+from gpt_tui.shared.standard_streams import is_terminal
 
 SHOW_CURSOR = b"\x1b[?25h"
 SAVE_POLL_S = 0.01
@@ -112,7 +113,7 @@ def leave_now(exit_code: int, end: Callable[[int], NoReturn] = os._exit) -> NoRe
         end: Ends the process, and the other ranks of a run.
     """
     with contextlib.suppress(OSError, ValueError):
-        if sys.stdout is not None and sys.stdout.isatty():
+        if is_terminal(sys.stdout):
             os.write(sys.stdout.fileno(), SHOW_CURSOR + b"\r\n")
         if sys.stderr is not None:
             os.write(sys.stderr.fileno(), b"gpt-tui: exited at once, without another save\n")

@@ -13,7 +13,7 @@ from gpt_core.generation.sampler import Sampling
 from gpt_core.text.encodings import prompt_text
 from gpt_tui.shared.formatting import ENDED_AT_ONCE, skipped_note
 from gpt_tui.shared.sanitize import one_line, printable
-from gpt_tui.shared.standard_streams import can_print
+from gpt_tui.shared.standard_streams import can_print, is_terminal
 
 PROMPT = "> "
 LOOK_S = 0.2
@@ -108,9 +108,9 @@ def report_end(figures: Figures) -> None:
 
 def at_terminals() -> bool:
     """Return True if standard input and output are terminals."""
-    return sys.stdin is not None and sys.stdout is not None and sys.stdin.isatty() and sys.stdout.isatty()
+    return is_terminal(sys.stdin) and is_terminal(sys.stdout)
 
 
 def write(text: str) -> None:
     """Write text to standard output and flush; on a terminal, control characters are made visible."""
-    print(printable(text) if sys.stdout is not None and sys.stdout.isatty() else text, end="", flush=True)
+    print(printable(text) if is_terminal(sys.stdout) else text, end="", flush=True)

@@ -53,6 +53,16 @@ def guard_standard_streams() -> None:
         sys.stderr = _wrapped(_Messages, sys.stderr, "backslashreplace")
 
 
+def is_terminal(stream: TextIO | None) -> bool:
+    """Return True if a standard stream is a terminal; a closed one is None."""
+    return stream is not None and stream.isatty()
+
+
+def can_redraw(stream: TextIO | None) -> bool:
+    """Return True if a standard stream is a terminal that can draw a line again."""
+    return is_terminal(stream) and os.environ.get("TERM") != "dumb"
+
+
 def can_print(text: str, stream: TextIO | None) -> bool:
     """Return True if a stream prints the text as it is, False if its encoding lacks some of the characters."""
     try:
