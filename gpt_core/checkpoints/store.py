@@ -174,17 +174,17 @@ class CheckpointStore:
         listing = self.list()
         return _load_first(chat_candidates(listing), _damaged(listing), optimizer_state=False)
 
-    def space_warnings(self, settings: Settings) -> tuple[str, ...]:
-        """Return a line if there is not enough disk space for two more checkpoints with these settings, else none."""
+    def space_warning(self, settings: Settings) -> str:
+        """Return a line if there is not enough disk space for two more checkpoints with these settings, else ""."""
         needed = 2 * checkpoint_bytes(settings)
         try:
             free = shutil.disk_usage(self.folder).free
         except OSError:
-            return ()
+            return ""
         if free >= needed:
-            return ()
+            return ""
         space = f"{free / 1e6:,.0f} MB free, {needed / 1e6:,.0f} MB needed for two checkpoints"
-        return (f"{self.folder}: {space}; free some disk space",)
+        return f"{self.folder}: {space}; free some disk space"
 
     # ---- writing
 

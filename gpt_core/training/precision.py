@@ -61,13 +61,13 @@ def with_precision(settings: Settings) -> tuple[Settings, PrecisionChoice]:
     return msgspec.structs.replace(settings, precision=choice.products), choice
 
 
-def emulation_warning(choice: PrecisionChoice) -> tuple[str, ...]:
-    """Return the warning of a run whose bfloat16 products are emulated, if they are."""
+def emulation_warning(choice: PrecisionChoice) -> str:
+    """Return the warning of a run whose bfloat16 products are emulated, "" if they are not."""
     if choice.products == "float32" or gemm.has_native_bfloat16():
-        return ()
+        return ""
     return (
         "this processor has no bfloat16 instructions: products are emulated, which is slower than float32; "
-        "set precision=float32 to change this run",
+        "set precision=float32 to change this run"
     )
 
 

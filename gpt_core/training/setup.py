@@ -146,11 +146,10 @@ def assemble(
         outer=create_outer_optimizer(parameters, settings, momentum),
         resumed_from=checkpoint.path if checkpoint else None, first_words=opening(texts.train, tokenizer),
         precision_reason=choice.reason, best_restarted=best_restarted,
-        warnings=(
-            *(f"skipped: {line}" for line in request.passed_over), *store.space_warnings(settings),
-            *emulation_warning(choice),
-            *filter(None, (*notes, threads_warning(settings.threads))), *request.raised,
-        ),
+        warnings=tuple(filter(None, (
+            *(f"skipped: {line}" for line in request.passed_over), store.space_warning(settings),
+            emulation_warning(choice), *notes, threads_warning(settings.threads), *request.raised,
+        ))),
         model_reason=request.model_reason,
     )  # fmt: skip
 

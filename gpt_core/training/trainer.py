@@ -499,8 +499,7 @@ def _log(log: MetricsLog, event: ev.AnyEvent) -> None:
     """Log an event. A save recreates a folder that was removed; then the log is written again, too."""
     if isinstance(event, ev.CheckpointSaved):
         log.restore()
-    if isinstance(event, ev.LOGGED):
-        log.append(event)
+    log.append(event)
 
 
 def saved_before(run: Run) -> dict[str, int]:

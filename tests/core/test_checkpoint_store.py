@@ -372,9 +372,9 @@ def test_a_save_failing_leaves_the_store_usable(store, monkeypatch):
 
 
 def test_low_disk_space_is_a_warning(store, monkeypatch):
-    assert store.space_warnings(SETTINGS) == ()
+    assert store.space_warning(SETTINGS) == ""
     for free, warned in ((2 * 689_000_000, True), (2 * 690_000_000, False)):
         monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
-        assert bool(store.space_warnings(preset("mini"))) is warned
+        assert bool(store.space_warning(preset("mini"))) is warned
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=5_000_000))
-    assert "5 MB free, 1,380 MB needed" in store.space_warnings(preset("mini"))[0]
+    assert "5 MB free, 1,380 MB needed" in store.space_warning(preset("mini"))
