@@ -29,8 +29,8 @@ WORD = 64  # bits
 Bits = NDArray[np.uint64]
 
 
-class Run(NamedTuple):
-    """A part of a sequence: its first token, and its number of tokens and of bytes, 0 for none."""
+class Match(NamedTuple):
+    """Part of a sequence that occurs in a text: its first token, and its number of tokens and of bytes, 0 for none."""
 
     start: int
     length: int
@@ -64,18 +64,18 @@ def copied_passage(prompt: bytes, continuation: bytes, tokenizer: Tokenizer, tex
     ids = tokenizer.encode(prompt + continuation)
     sizes = tokenizer.token_lengths[ids].astype(np.int64)
     first = int(np.searchsorted(np.cumsum(sizes) - sizes, len(prompt)))
-    found = longest_run(ids[first : first + MAX_SEQUENCE], text)
+    found = longest_match(ids[first : first + MAX_SEQUENCE], text)
     passage = tokenizer.decode(ids[first + found.start : first + found.start + found.length].tolist())
     return CopiedPassage(passage.decode("utf-8", "replace"), MAX_SEARCHED if len(text) > MAX_SEARCHED else 0)
 
 
-def longest_run(ids: NDArray[np.int32], text: TokenStream) -> Run:
-    """Return the run of a sequence of ids with the most bytes that occurs in a text; of equal ones, the first found.
+def longest_match(ids: NDArray[np.int32], text: TokenStream) -> Match:
+    """Return the match of a sequence of ids in a text that has the most bytes; of equal ones, the first found.
 
     Raises:
         CorpusError: The text cannot be read.
     """
-    best = Run(0, 0, 0)
+    best = Match(0, 0, 0)
     if not len(ids):
         return best
     table = bits_of_places(ids, len(text.token_lengths))
@@ -94,7 +94,7 @@ def bits_of_places(ids: NDArray[np.int32], vocab_size: int) -> Bits:
     return table
 
 
-def longest_in_chunk(table: Bits, chunk: NDArray[np.int32], sizes: NDArray[np.uint8], best: Run) -> Run:
+def longest_in_chunk(table: Bits, chunk: NDArray[np.int32], sizes: NDArray[np.uint8], best: Match) -> Match:
     """Return the longest match that begins in the first `CHUNK` tokens of a chunk, or `best` if none is longer.
 
     Args:
@@ -114,7 +114,7 @@ def longest_in_chunk(table: Bits, chunk: NDArray[np.int32], sizes: NDArray[np.ui
         if matched[longest] > best.bytes:
             word = int(np.flatnonzero(bits[longest])[0])
             last = word * WORD + (int(bits[longest, word]) & -int(bits[longest, word])).bit_length() - 1
-            best = Run(last - length + 1, length, int(matched[longest]))
+            best = Match(last - length + 1, length, int(matched[longest]))
         inside = starts + length < len(chunk)
         starts = starts[inside]
         bits = shifted(bits[inside]) & table[chunk[starts + length]]

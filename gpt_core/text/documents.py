@@ -103,7 +103,7 @@ def _entire_file(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
             size = _part_size(rest)
             yield rest[:size], False
             rest, is_open = rest[size:], True
-    if is_open or not (not rest or rest.isspace()):
+    if is_open or (rest and not rest.isspace()):
         yield rest, True
 
 

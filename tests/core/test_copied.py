@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpt_core.text import copied
-from gpt_core.text.copied import CopiedPassage, copied_passage, longest_run
+from gpt_core.text.copied import CopiedPassage, copied_passage, longest_match
 from gpt_core.text.token_stream import MemorySource, TokenStream, tokens_of_documents
 from gpt_core.tokenizers.pieces import PieceTokenizer
 
@@ -33,11 +33,11 @@ def plain_length(ids, text):
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
 @pytest.mark.parametrize(("size", "vocabulary"), [(5, 3), (40, 4), (64, 20), (65, 2), (130, 12)])
-def test_the_longest_run_is_that_of_a_plain_search(monkeypatch, chunk, size, vocabulary):
+def test_the_longest_match_is_that_of_a_plain_search(monkeypatch, chunk, size, vocabulary):
     monkeypatch.setattr(copied, "CHUNK", chunk)
     random = np.random.default_rng(size)
     text, ids = random.integers(0, vocabulary, 300), random.integers(0, vocabulary, size)
-    found = longest_run(ids.astype(np.int32), stream(text))
+    found = longest_match(ids.astype(np.int32), stream(text))
     assert found.length == plain_length(ids, text)
     run = ids[found.start : found.start + found.length].tolist()
     assert any(text[at : at + len(run)].tolist() == run for at in range(len(text)))
@@ -47,20 +47,20 @@ def test_the_longest_run_is_that_of_a_plain_search(monkeypatch, chunk, size, voc
 def test_a_copy_is_found_whole_across_the_chunks(monkeypatch, size):
     monkeypatch.setattr(copied, "CHUNK", 50)
     text = np.random.default_rng(1).integers(0, 200, 900)
-    assert longest_run(text[333 : 333 + size].astype(np.int32), stream(text)) == (0, size, size)
+    assert longest_match(text[333 : 333 + size].astype(np.int32), stream(text)) == (0, size, size)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
-def test_the_longest_run_has_the_most_bytes(monkeypatch, chunk):
+def test_the_longest_match_has_the_most_bytes(monkeypatch, chunk):
     monkeypatch.setattr(copied, "CHUNK", chunk)
     lengths = np.array([1, 1, 3, 4, 0], np.uint8)
     text = TokenStream(MemorySource(np.array([0, 1, 4, 2, 4, 3], np.int32)), 0, 6, 9, lengths, "", "", 1)
-    assert longest_run(np.array([0, 1, 2, 3, 4], np.int32), text) == (3, 1, 4)
+    assert longest_match(np.array([0, 1, 2, 3, 4], np.int32), text) == (3, 1, 4)
 
 
 def test_nothing_in_common_and_no_tokens_have_a_run_of_0():
-    assert longest_run(np.array([40, 41], np.int32), stream([1, 2, 3])).length == 0
-    assert longest_run(np.empty(0, np.int32), stream([1, 2, 3])).length == 0
+    assert longest_match(np.array([40, 41], np.int32), stream([1, 2, 3])).length == 0
+    assert longest_match(np.empty(0, np.int32), stream([1, 2, 3])).length == 0
 
 
 def test_a_passage_begins_after_the_prompt_and_crosses_no_document():
