@@ -177,11 +177,11 @@ def read_corpus_stats(settings: Settings) -> CorpusStats:
     else:
         eval_tokens = round(tokens * settings.val_frac)
         tokens -= eval_tokens
-    is_whole = held_out is not None  # else a run divides the text at the end of a document
+    is_undivided = held_out is not None  # else a run divides the text at the end of a document
     return CorpusStats(
         train.title, preview.raw_bytes, held_out.title if held_out else "", tokens, eval_tokens,
-        found.counted and is_whole, text_note(settings, train), len(train.files), preview.documents,
-        preview.is_exact and is_whole, found.bytes_per_token, preview.words,
+        found.counted and is_undivided, text_note(settings, train), len(train.files), preview.documents,
+        preview.is_exact and is_undivided, found.bytes_per_token, preview.words,
     )  # fmt: skip
 
 

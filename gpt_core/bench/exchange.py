@@ -70,7 +70,7 @@ class MeasuredStep(msgspec.Struct, frozen=True):
     """seconds of exchange per second of the step, hidden ones included"""
     waited_s: float
     hidden_share: float
-    """fraction of the exchange during which the backward pass went on"""
+    """fraction of the exchange that overlaps with the backward pass"""
     network: Network
     costs: StepCosts
     predictions: list[Prediction]

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-NAME_OF_NAMELESS = "run"  # below a folder such as `.` or `/`, which has no name to number
+DEFAULT_NAME = "run"  # below a folder such as `.` or `/`, which has no name to number
 
 
 def numbered_folders(folder: Path | str) -> Iterator[Path]:
     """Yield a folder and, without end, those beside it with the next numbers: `models`, `models-2`, `models-3`."""
     first = Path(folder)
     if first.name in ("", ".."):
-        first = first / NAME_OF_NAMELESS
+        first = first / DEFAULT_NAME
     stem, number = re.fullmatch(r"(.*?)(?:-([1-9]\d{0,8}))?", first.name, re.DOTALL).groups()  # type: ignore[union-attr]
     yield first
     for following in count(int(number or 1) + 1):

@@ -79,12 +79,12 @@ class FolderLock:
 
     @property
     def is_held(self) -> bool:
-        """Return True if this object holds the lock."""
+        """True if this object holds the lock."""
         return self._file is not None
 
     @property
     def is_in_place(self) -> bool:
-        """Return True if the lock file in the folder is the one that this object holds."""
+        """True if the lock file in the folder is the one that this object holds."""
         try:
             return self._file is not None and os.path.samestat(os.stat(self._path), os.fstat(self._file.fileno()))
         except OSError:

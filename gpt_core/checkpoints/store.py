@@ -196,7 +196,7 @@ class CheckpointStore:
 
         Args:
             run_id: The run that will save.
-            new_run: False for a run that is resumed: damaged files are no obstacle for it.
+            new_run: False for a run that is resumed: damaged files do not prevent it.
             overwrite: True to allow replacing files of another run; they are removed at the first save.
 
         Raises:

@@ -8,7 +8,7 @@ from gpt_core.config.settings import GROUP_RATES, ModelShape, Settings
 
 EVAL_TOKENS = 65_536  # a token is scored three times as fast as trained: 5% of the time of nano, 4% of micro's
 
-# "induction" is no size but an experiment: a text with one rule, and a model in which a head learns it.
+# "induction" is an experiment rather than a size: a text with one rule, and a model in which a head learns it.
 # The settings in which each preset differs from the defaults of `Settings`.
 PRESETS: dict[str, dict[str, object]] = {
     "nano": {

@@ -153,7 +153,7 @@ def unused_texts_note(training_text: Path, start: Path | None = None) -> str:
 
 
 def _is_own_text(path: Path) -> bool:
-    """Return True for a text of the user that is no eval text, no README, and no file of the program."""
+    """Return True for a text of the user, but not for an eval text, a README or a file of the program."""
     name = path.name.lower()
     if name.startswith((".", "readme", "license")) or "eval" in name or name in EVAL_NAMES or is_shipped_text(path):
         return False

@@ -138,7 +138,7 @@ def is_lone_byte(data: bytes, error: UnicodeDecodeError) -> bool:
 
 
 def lone_byte(name: str, data: bytes, error: UnicodeDecodeError, place: str) -> str:
-    """Return that the last byte of a text is its only one beyond ASCII, from which no encoding can be guessed.
+    """Return the message for a text whose last byte alone is beyond ASCII: too little to guess an encoding from.
 
     Args:
         name: Name of the text.
@@ -153,7 +153,7 @@ def lone_byte(name: str, data: bytes, error: UnicodeDecodeError, place: str) -> 
 
 
 def damaged_utf8(name: str, data: bytes, error: UnicodeDecodeError, place: str) -> str:
-    """Return that a UTF-8 text has a damaged character or ends inside one, and how to repair it.
+    """Return the message for a UTF-8 text that has a damaged character or ends inside one, and how to repair it.
 
     Args:
         name: Name of the text.
@@ -169,7 +169,7 @@ def damaged_utf8(name: str, data: bytes, error: UnicodeDecodeError, place: str) 
 
 
 def not_utf8(name: str, data: bytes, error: UnicodeDecodeError, place: str) -> tuple[str, str]:
-    """Return that a text is not UTF-8, with the line that shows it, and the encoding that it is most probably in.
+    """Return the message for a text that is not UTF-8, with the line that shows it, and its most probable encoding.
 
     Args:
         name: Name of the text.

@@ -115,7 +115,7 @@ class TextReader:
         """Yield the documents in parts of about 1 MiB: pairs of text and whether the document ends with it.
 
         Args:
-            kind: What one document of a text file is. Each record is a document.
+            kind: Kind of document of a text file. Each record is a document.
 
         Raises:
             CorpusError: A file cannot be read, or is not text.
@@ -127,7 +127,7 @@ class TextReader:
             for text in self._counted(file.contents):
                 if len(text) > PART_BYTES:
                     yield from document_parts((text,), "file")
-                elif not (not text or text.isspace()):
+                elif text and not text.isspace():
                     yield text, True
 
     def contents(self) -> Iterator[bytes]:

@@ -45,7 +45,7 @@ def load_tokens(
     Args:
         source: The text.
         tokenizer: Encodes the text.
-        document: What one document is.
+        document: Kind of document: a paragraph, a line or the file.
         cache_dir: Folder of the cache; None for the folder of the text, else the user's cache folder.
         progress: Receives the activity and its completed fraction.
 
@@ -86,7 +86,7 @@ def load_or_train_tokenizer(
         source: The text.
         vocab_size: Number of ids (V).
         name: Registered name of the tokenizer.
-        document: What one document is.
+        document: Kind of document: a paragraph, a line or the file.
         cache_dir: Folder of the cache; None for the folder of the text, else the user's cache folder.
         progress: Receives the activity and its completed fraction.
 
@@ -118,7 +118,7 @@ def cached_tokenizer(
         sha256: Digest of the text.
         vocab_size: Number of ids (V).
         name: Registered name of the tokenizer.
-        document: What one document is.
+        document: Kind of document: a paragraph, a line or the file.
         cache_dir: Folder of the cache; None for the default folders.
     """
     cache_name = tokenizer_cache_name(path, sha256, vocab_size, name, document)
@@ -136,7 +136,7 @@ def cached_header(path: Path, sha256: str, tokenizer_sha256: str, document: Docu
         path: Path that the caches of the text are named after.
         sha256: Digest of the text.
         tokenizer_sha256: Digest of the tokenizer.
-        document: What one document is.
+        document: Kind of document: a paragraph, a line or the file.
     """
     cache_name = token_cache_name(path, sha256, tokenizer_sha256, document)
     headers = (read_header(folder / cache_name) for folder in cache_folders(path))

@@ -37,7 +37,7 @@ def estimate_size(
         source: The text.
         vocab_size: Number of ids (V).
         name: Registered name of the tokenizer.
-        document: What one document is.
+        document: Kind of document: a paragraph, a line or the file.
         tokenizer_sha256: Digest of the tokenizer; "" for the one that is trained on the text.
 
     Raises:

@@ -74,7 +74,7 @@ class Evaluator:
         If a stop is requested meanwhile, the evaluation remains pending. A run without an eval text has none.
 
         Args:
-            is_last: The run ends at this step. The evaluation is then no training time.
+            is_last: The run ends at this step. The evaluation does not count as training time.
         """
         state, text = self._state, self._text
         if text is None:

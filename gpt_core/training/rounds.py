@@ -156,7 +156,7 @@ class RoundExchange:
             weights_lock: Held while weights and average change, which other threads may read.
 
         Raises:
-            RankError: A rank has failed or is lost. What this rank holds is no state of the run.
+            RankError: A rank has failed or is lost. This rank holds no state of the run.
         """
         for mean in self._state:
             self.totals = mean.take(self.totals)
@@ -247,7 +247,7 @@ class Rounds:
             is_last: The round ends at this step in any case.
 
         Raises:
-            RankError: A rank has failed or is lost. What this rank holds is no state of the run.
+            RankError: A rank has failed or is lost. This rank holds no state of the run.
         """
         state = self._run.state
         if self._exchange is None:

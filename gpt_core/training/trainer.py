@@ -274,8 +274,8 @@ class Trainer:
         """Make the pending evaluation.
 
         That of the last step is a complete one, which may take long: the step is saved before it. A resume after a stop
-        or a kill during the evaluation repeats it. Like other last saves, this one is no training time: it may wait for
-        an answer of the user.
+        or a kill during the evaluation repeats it. Like other last saves, this one does not count as training time: it
+        may wait for an answer of the user.
         """
         is_last = self._budget.is_used or self._evaluator.is_at_limit
         is_saved = self.run.is_at_start  # in the checkpoint that was resumed

@@ -121,7 +121,7 @@ def memory_problem(needed_bytes: int, free_bytes: int | None) -> str:
 
 
 def existing_run_note(models_dir: str, existing_run: str) -> str:
-    """Return that starting asks for confirmation because of an existing run, "" if it does not."""
+    """Return a note that starting asks for confirmation because of an existing run, "" without one."""
     if not existing_run:
         return ""
     return f"• {one_line(models_dir)}/ has {existing_run}. Start asks first; or enter another models_dir."

@@ -80,7 +80,7 @@ class Failure(NamedTuple):
     Attributes:
         message: The reason, in one line.
         run_exists: True if the folder of the run has another one.
-        missing_text: Setting that has to name the text of the resumed run, "" for another reason.
+        missing_text: Setting that must name the text of the resumed run, "" for another reason.
     """
 
     message: str
@@ -142,7 +142,7 @@ class TrainingController:
         self.failure: Failure | None = None
         self.warning = ""
         self.kept = ""
-        """That a requested replacement of a run did not happen, in one line; "" if it did or none was requested."""
+        """Note that the files of an earlier run were kept, "" if they were replaced or no replacement was requested."""
         self.request: RunRequest | None = None
         self._save_requested_at: int | None = None  # step shown when a save was requested; None once it has ended
         self.exit_code = 0

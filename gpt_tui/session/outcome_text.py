@@ -46,13 +46,13 @@ def ending(event: RunFinished) -> str:
 
 
 def divergence(event: LossDiverged) -> str:
-    """Return that a run diverges, and what to do."""
+    """Return the warning of a run that diverges, and what to do."""
     above = above_guessing("median step loss", event.loss, event.guessing_loss)
     return f"diverging: {above}{after_divergence(event, 'stop, then ')}"
 
 
 def log_failure(event: LogFailed) -> str:
-    """Return that the log of a run misses lines, and why."""
+    """Return the warning of a log that misses lines, and the reason."""
     return f"the log of the run is incomplete from step {integer(event.step)} on; training continues: {event.error}"
 
 
@@ -95,7 +95,7 @@ def verdict(event: LinesReproduced) -> str:
 
 
 def verdict_tone(event: LinesReproduced) -> Tone:
-    """Return the tone of a verdict: before the end of a self-test, missing lines are no failure."""
+    """Return the tone of a verdict: missing lines are a failure only at the end of a self-test."""
     return "good" if event.works else "bad" if event.at_end else "plain"
 
 

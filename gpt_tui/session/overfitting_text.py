@@ -1,4 +1,4 @@
-"""That a training text is used up, in words: what it means, and what would help. Pure."""
+"""Advice for a training text that is used up, or too small: what this means, and what would help. Pure."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class UsedUp(NamedTuple):
 def used_up_text(
     found: UsedUp, train_tokens: int, parameters: int, dropout: float = 0.0, *, is_judged: bool = True
 ) -> str:
-    """Return that a training text is used up, what the gap means, and what would help.
+    """Return the advice for a training text that is used up: what the gap means, and what would help.
 
     Args:
         found: The evaluation after the second pass.
@@ -58,7 +58,7 @@ def used_up_text(
 
 
 def too_small_text(event: RunStarted) -> str:
-    """Return that the training text of a new run is too small to learn from, "" if it is not."""
+    """Return a note if the training text of a new run is too small to learn from, else ""."""
     if event.kind != "train" or event.resumed_from or event.train_tokens >= MIN_TEXT_TOKENS:
         return ""
     kept = ", so no best model is kept, but that of the last step" if event.eval_file == event.train_file else ""

@@ -168,7 +168,7 @@ def existing_run(models_dir: str) -> str:
 
 
 def kept_files(request: RunRequest, saved_in: Set[Path] = frozenset()) -> str:
-    """Return that a run has ended without replacing an earlier one, in one line; "" if it has, or there was none.
+    """Return a note that a run has kept the files of an earlier one, "" if it has replaced them or there were none.
 
     Args:
         request: The run.

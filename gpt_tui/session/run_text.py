@@ -27,7 +27,7 @@ MORE = {
 
 
 def divergence_so_far(run: RunState) -> str:
-    """Return that a run diverges or has diverged, else ""."""
+    """Return the divergence of a run as text, "" for none."""
     if run.finished is not None and run.finished.reason == "diverged":
         return ending(run.finished)
     found = run.diverging
@@ -107,7 +107,7 @@ def gain_text(run: RunState, named_loss: float | None = None) -> str:
 
 
 def advice(run: RunState) -> str:
-    """Return that the training text of a run is used up, what it means and what would help; "" before."""
+    """Return the advice for a run whose training text is used up, "" before."""
     if run.used_up is None:
         return ""
     event = run.started

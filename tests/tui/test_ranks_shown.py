@@ -18,7 +18,7 @@ from gpt_tui.session.run_events import advance
 from gpt_tui.session.run_finder import RunInfo, RunStatus
 from gpt_tui.session.run_preview import RunPreview, read_preview
 from gpt_tui.tabs.runs.presenter import log_rows
-from gpt_tui.tabs.train.presenter import preview_rows, starts_unasked
+from gpt_tui.tabs.train.presenter import preview_rows, starts_automatically
 from gpt_tui.tabs.train.welcome_text import with_estimate
 from tests.tui.fake_probes import fake_texts
 from tests.tui.samples import started, trained
@@ -103,7 +103,7 @@ def test_the_preview_names_ranks_and_does_not_start_a_run_that_would_be_refused(
     monkeypatch.chdir(tmp_path)
     refused = read_preview(preset("nano"), "nano", "", HOSTS)
     assert dict(preview_rows(refused, {}))["problem"].startswith("4 ranks need as many micro-batches per step, got 1")
-    assert not starts_unasked(refused._replace(train_file="data/train.en"))
+    assert not starts_automatically(refused._replace(train_file="data/train.en"))
     found = read_preview(NANO, "nano", "", HOSTS)
     assert found.problem == ""
     rows = dict(with_estimate(preview_rows(found, {}), estimate(HOSTS)))

@@ -19,7 +19,7 @@ from gpt_tui.tabs.train.presenter import (
     next_steps,
     notes_title,
     preview_rows,
-    starts_unasked,
+    starts_automatically,
 )
 from tests.tui.samples import learned, trained
 
@@ -194,11 +194,11 @@ def test_the_size_of_a_custom_model_is_kept_before_its_name():
 
 
 def test_a_countdown_needs_a_readable_text_and_no_checkpoint():
-    assert starts_unasked(SETUP)
-    assert not starts_unasked(SETUP._replace(problem="data/raw/train.en cannot be read"))
-    assert not starts_unasked(SETUP._replace(train_file=""))
-    assert not starts_unasked(SETUP._replace(note="data/ has book.txt, which is not used"))
-    assert not starts_unasked(SETUP._replace(stored=StoredCheckpoints(for_chat=object())))  # type: ignore[arg-type]
+    assert starts_automatically(SETUP)
+    assert not starts_automatically(SETUP._replace(problem="data/raw/train.en cannot be read"))
+    assert not starts_automatically(SETUP._replace(train_file=""))
+    assert not starts_automatically(SETUP._replace(note="data/ has book.txt, which is not used"))
+    assert not starts_automatically(SETUP._replace(stored=StoredCheckpoints(for_chat=object())))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("width", [40, 60, 70, 84, 120])

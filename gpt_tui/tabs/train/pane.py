@@ -27,7 +27,7 @@ from gpt_tui.shared.keymap import action_of, keys_of
 from gpt_tui.tabs.train.countdown import CountdownLine
 from gpt_tui.tabs.train.guide import Guide
 from gpt_tui.tabs.train.guide_texts import SWITCHED_OFF, SWITCHED_ON
-from gpt_tui.tabs.train.presenter import allowed, starts_unasked, why_not
+from gpt_tui.tabs.train.presenter import allowed, starts_automatically, why_not
 from gpt_tui.tabs.train.run_panels import RunPanels
 from gpt_tui.tabs.train.run_requests import RunRequests
 from gpt_tui.tabs.train.welcome import Welcome
@@ -188,7 +188,7 @@ class TrainTab(RunRequests):
         """Start the countdown, at most once, if this is the first start and there is no run to resume."""
         length_s, self._countdown_s = self._countdown_s, 0.0
         is_idle = self._controller.phase is Phase.IDLE and self.app.screen is self.screen
-        if length_s > 0 and is_idle and starts_unasked(self.preview):
+        if length_s > 0 and is_idle and starts_automatically(self.preview):
             self._countdown.start(self.preview, length_s)
 
     def cancel_countdown(self) -> None:

@@ -240,7 +240,7 @@ class Countdown(NamedTuple):
         return 1.0 - self.remaining_s(now_s) / self.length_s
 
 
-def starts_unasked(preview: RunPreview) -> bool:
+def starts_automatically(preview: RunPreview) -> bool:
     """Return True if a first run may start after a countdown: no checkpoint yet, and no doubt about the text."""
     return bool(preview.train_file) and not (preview.problem or preview.note) and preview.stored == StoredCheckpoints()
 

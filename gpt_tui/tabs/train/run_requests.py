@@ -83,7 +83,7 @@ class RunRequests(Vertical):
         """A run has been requested and is opening."""
 
     class FailureDismissed(Message):
-        """The failure of a run that could not start is no longer shown, as its cause may be gone."""
+        """The failure of a run that could not start has been dismissed, as its cause may be gone."""
 
     class SettingsChanged(Message):
         """The settings of the next run have changed."""
@@ -265,7 +265,7 @@ class RunRequests(Vertical):
 
     @work(exclusive=True, group="request")
     async def action_setup(self) -> None:
-        """Open the set-up screen, with what was typed there last. What is typed there is what starts next."""
+        """Open the set-up screen with the last input. The next run has what is typed there."""
         shown = self._next.form_state
         await self._set_up(lambda: shown, keeps_changes=True)
 
@@ -339,7 +339,7 @@ class RunRequests(Vertical):
     async def action_overfit(self) -> None:
         """Start an overfit run in a folder of its own, which replaces no run but an earlier overfit run.
 
-        It has as many steps as it needs: a time budget is that of the next run.
+        A time budget does not apply to it.
         """
         folder = await asyncio.to_thread(overfit_folder, self.settings.models_dir)
         settings = msgspec.structs.replace(self.settings, overfit_tiny=True, minutes=0.0, models_dir=str(folder))
