@@ -9,33 +9,8 @@ from pathlib import Path
 from typing import assert_never
 
 from gpt_core.config.presets import CUSTOM
+from gpt_core.training import events as ev
 from gpt_core.training import losses
-from gpt_core.training.events import (
-    AnyEvent,
-    BaselinesMeasured,
-    CheckpointSaved,
-    EvalCompleted,
-    EvalProgressed,
-    ExchangeMeasured,
-    FullEvalCompleted,
-    GradientNorms,
-    HeadsScored,
-    HealthMeasured,
-    InductionHeadAppeared,
-    LinesReproduced,
-    LogFailed,
-    LossDiverged,
-    PlanMade,
-    RoundAwaited,
-    RunContinued,
-    RunFinished,
-    RunPaused,
-    RunStarted,
-    SampleWritten,
-    SaveFailed,
-    StepCompleted,
-    UpdateSkipped,
-)
 from gpt_core.training.metrics import added_metrics
 from gpt_tui.session.baseline_text import baselines_text
 from gpt_tui.session.exchange_text import awaited_text, exchange_text
@@ -65,13 +40,13 @@ from gpt_tui.shared.sanitize import one_line
 SAMPLE_CHARACTERS = 160
 
 
-def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
+def news(event: ev.AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
     """Return the lines for an event with their tones; none for steps and progress.
 
     Divergence and a log that cannot be written are reported on standard error instead.
     """
     match event:
-        case RunStarted():
+        case ev.RunStarted():
             lines: list[tuple[str, Tone]] = [(started(event), "good"), (started_details(event), "dim")]
             if event.model_reason:
                 lines.append((event.model_reason, "plain"))
@@ -80,61 +55,61 @@ def news(event: AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
             if small := too_small_text(event):
                 lines.append((small, "plain"))
             return [*lines, (event.best_restarted, "plain")] if event.best_restarted else lines
-        case BaselinesMeasured():
+        case ev.BaselinesMeasured():
             return [(baselines_text(event), "dim")]
-        case EvalCompleted():
+        case ev.EvalCompleted():
             scores = [evaluated(event, history)]
             if gap := gap_line(event, history):
                 scores.append((gap, "plain"))
             if history.used_up is not None and history.used_up.step == event.step:
                 scores.append((advice(history), "plain"))
             return scores
-        case FullEvalCompleted():
+        case ev.FullEvalCompleted():
             return [(f"eval at step {integer(event.step)}: {full_scores(event)}", "plain")]
-        case LinesReproduced():
+        case ev.LinesReproduced():
             return [(f"self-test {verdict(event)}", verdict_tone(event))]
-        case SampleWritten():
+        case ev.SampleWritten():
             text = one_line(event.prompt + shown_continuation(event.text), SAMPLE_CHARACTERS)
             lines = [(f"sample at step {integer(event.step)}: {text}", "dim")]
             return [*lines, (copied, "dim")] if (copied := copied_text(event.copied, event.searched)) else lines
-        case ExchangeMeasured():
+        case ev.ExchangeMeasured():
             return [(f"exchange at step {integer(event.step)}: {exchange_text(event)}", "dim")]
-        case CheckpointSaved():
+        case ev.CheckpointSaved():
             return [(f"saved {event.path} at step {integer(event.step)}", "good")]
-        case SaveFailed():
+        case ev.SaveFailed():
             return [(f"NOT SAVED: {event.error}", "bad")]
-        case UpdateSkipped():
+        case ev.UpdateSkipped():
             return [(f"step {integer(event.step)} skipped: {event.reason} ({event.in_a_row} in a row)", "bad")]
-        case GradientNorms():
+        case ev.GradientNorms():
             norms = (
                 f"{name} {norm:.2e}/{event.update_norms.get(name, 0.0):.2e}" for name, norm in event.grad_norms.items()
             )
             return [(f"gradient/update norms at step {integer(event.step)}: {', '.join(norms)}", "dim")]
-        case InductionHeadAppeared():
+        case ev.InductionHeadAppeared():
             return [(f"step {integer(event.step)}: {induction_text(event)}", "good")]
-        case RoundAwaited():
+        case ev.RoundAwaited():
             return [(awaited_text(event), "plain")]
-        case RunPaused():
+        case ev.RunPaused():
             return [(f"paused at step {integer(event.step)}", "plain")]
-        case RunContinued():
+        case ev.RunContinued():
             return [("continued", "plain")]
-        case RunFinished(reason=reason) if reason != "diverged":
+        case ev.RunFinished(reason=reason) if reason != "diverged":
             return [(end_text(event, history), "good")]
-        case StepCompleted() | EvalProgressed() | HeadsScored() | HealthMeasured() | PlanMade():
+        case ev.StepCompleted() | ev.EvalProgressed() | ev.HeadsScored() | ev.HealthMeasured() | ev.PlanMade():
             return []
-        case LogFailed() | LossDiverged() | RunFinished():
+        case ev.LogFailed() | ev.LossDiverged() | ev.RunFinished():
             return []
         case _:
             assert_never(event)
 
 
-def gap_line(event: EvalCompleted, history: RunState) -> str:
+def gap_line(event: ev.EvalCompleted, history: RunState) -> str:
     """Return what the gap between train and eval loss means at an evaluation; "" before the first step."""
     point = next((point for point in reversed(history.evaluations) if point.step == event.step), None)
     return str(gap_at(history, point) or "")
 
 
-def evaluated(event: EvalCompleted, history: RunState) -> tuple[str, Tone]:
+def evaluated(event: ev.EvalCompleted, history: RunState) -> tuple[str, Tone]:
     """Return the scores of an evaluation; in fine-tuning, beside the eval loss before it."""
     before = history.start_scores
     is_start = before is not None and event.step == 0
@@ -150,7 +125,7 @@ def evaluated(event: EvalCompleted, history: RunState) -> tuple[str, Tone]:
     return line, "good" if is_best else "plain"
 
 
-def started(event: RunStarted) -> str:
+def started(event: ev.RunStarted) -> str:
     """Return what is trained, which weights it started with, and which checkpoint it resumes."""
     what = {"train": "training", "overfit-tiny": "self-test: tiny overfit of"}[event.kind]
     start = ""
@@ -162,7 +137,7 @@ def started(event: RunStarted) -> str:
     return f"{what} {model}: {parameters_text(event)}{start}{resumed}"
 
 
-def started_details(event: RunStarted) -> str:
+def started_details(event: ev.RunStarted) -> str:
     """Return the text, the weights that are scored, the steps, the threads and the number format of a run."""
     name = event.train_file or "the first lines"
     threads = threads_text(event)
@@ -186,7 +161,7 @@ def started_details(event: RunStarted) -> str:
     )
 
 
-def precision_clause(event: RunStarted) -> str:
+def precision_clause(event: ev.RunStarted) -> str:
     """Return the format of the matrix products, and why it was chosen."""
     return f"{event.precision} products" + (f" ({event.precision_reason})" if event.precision_reason else "")
 

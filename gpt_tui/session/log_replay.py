@@ -10,19 +10,7 @@ from pathlib import Path
 
 from gpt_core.errors import GptError
 from gpt_core.formats.training_state import TrainingState
-from gpt_core.training.events import (
-    AnyEvent,
-    BaselinesMeasured,
-    EvalCompleted,
-    FullEvalCompleted,
-    HeadsScored,
-    HealthMeasured,
-    InductionHeadAppeared,
-    LinesReproduced,
-    RunStarted,
-    SampleWritten,
-    StepCompleted,
-)
+from gpt_core.training import events as ev
 from gpt_core.training.metrics_log import read_metrics
 from gpt_tui.session.run_events import advance_all
 from gpt_tui.session.run_state import RunState, Score
@@ -63,9 +51,9 @@ def replay_log(run: RunState, path: Path, last_step: int) -> RunState:
     return replace(replayed, started=run.started, log=run.log, logged=run.logged)
 
 
-def _up_to(last_step: int, events: Iterable[AnyEvent]) -> Iterator[AnyEvent]:
+def _up_to(last_step: int, events: Iterable[ev.AnyEvent]) -> Iterator[ev.AnyEvent]:
     replayed = (
-        RunStarted | BaselinesMeasured | StepCompleted | EvalCompleted | FullEvalCompleted | LinesReproduced
-        | SampleWritten | HeadsScored | HealthMeasured | InductionHeadAppeared
+        ev.RunStarted | ev.BaselinesMeasured | ev.StepCompleted | ev.EvalCompleted | ev.FullEvalCompleted
+        | ev.LinesReproduced | ev.SampleWritten | ev.HeadsScored | ev.HealthMeasured | ev.InductionHeadAppeared
     )  # fmt: skip
     return (event for event in events if isinstance(event, replayed) and event.step <= last_step)

@@ -16,33 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_core.model.scores import EvalScores
-from gpt_core.training.events import (
-    AnyEvent,
-    BaselinesMeasured,
-    CheckpointSaved,
-    EvalCompleted,
-    EvalProgressed,
-    Event,
-    ExchangeMeasured,
-    FullEvalCompleted,
-    GradientNorms,
-    HeadsScored,
-    HealthMeasured,
-    InductionHeadAppeared,
-    LinesReproduced,
-    LogFailed,
-    LossDiverged,
-    PlanMade,
-    RoundAwaited,
-    RunContinued,
-    RunFinished,
-    RunPaused,
-    RunStarted,
-    SampleWritten,
-    SaveFailed,
-    StepCompleted,
-    UpdateSkipped,
-)
+from gpt_core.training import events as ev
 from gpt_core.training.metrics import BUILT_IN, Metric, added_metrics
 from gpt_tui.session.baseline_text import baselines_text
 from gpt_tui.session.curve import HIGH, Curve, places
@@ -73,11 +47,11 @@ MAX_LOG_LINES = 400
 STEP_CURVES = tuple(metric for metric in BUILT_IN if metric.name in ("learning_rate", "grad_norm", "throughput"))
 
 
-def advance_all(run: RunState, events: Sequence[AnyEvent], at_s: float = 0.0) -> RunState:
+def advance_all(run: RunState, events: Sequence[ev.AnyEvent], at_s: float = 0.0) -> RunState:
     """Return the state after events, in order. Consecutive steps are added at once, which is much cheaper."""
-    for are_steps, group in groupby(events, key=lambda event: isinstance(event, StepCompleted)):
+    for are_steps, group in groupby(events, key=lambda event: isinstance(event, ev.StepCompleted)):
         if are_steps:
-            steps = [event for event in group if isinstance(event, StepCompleted)]
+            steps = [event for event in group if isinstance(event, ev.StepCompleted)]
             run = _with_steps(run, steps)
         else:
             for event in group:
@@ -85,68 +59,68 @@ def advance_all(run: RunState, events: Sequence[AnyEvent], at_s: float = 0.0) ->
     return run
 
 
-def advance(run: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
+def advance(run: RunState, event: ev.AnyEvent, at_s: float = 0.0) -> RunState:
     """Return the state after an event that arrived at `at_s` seconds on the caller's clock."""
     match event:
-        case RunStarted():
+        case ev.RunStarted():
             return _started(run, event)
-        case BaselinesMeasured():
+        case ev.BaselinesMeasured():
             return with_line(replace(run, baselines=event), baselines_text(event), "dim")
-        case StepCompleted():
+        case ev.StepCompleted():
             return _with_steps(run, [event])
-        case UpdateSkipped():
+        case ev.UpdateSkipped():
             text = f"step {integer(event.step)}: update skipped, {event.reason} ({event.in_a_row} in a row)"
             return with_line(replace(run, skipped=run.skipped + 1), text, "bad")
-        case EvalProgressed():
+        case ev.EvalProgressed():
             return replace(run, evaluating=event.done / event.total if event.total else 0.0)
-        case EvalCompleted():
-            shown = [metric for metric in added_metrics() if metric.event is EvalCompleted]
+        case ev.EvalCompleted():
+            shown = [metric for metric in added_metrics() if metric.event is ev.EvalCompleted]
             return _with_curves(_evaluated(run, event), shown, np.array([_place(run, event.step)]), [event])
-        case FullEvalCompleted():
+        case ev.FullEvalCompleted():
             text = f"step {integer(event.step)}: {full_scores(event)}"
             return with_line(replace(run, full_evaluation=event, evaluating=None), text, "plain")
-        case LinesReproduced():
+        case ev.LinesReproduced():
             text = f"step {integer(event.step)}: self-test {verdict(event)}"
             return with_line(replace(run, lines_reproduced=event), text, verdict_tone(event))
-        case SampleWritten():
+        case ev.SampleWritten():
             return _sampled(run, event)
-        case GradientNorms():
+        case ev.GradientNorms():
             name, norm = max(event.grad_norms.items(), key=lambda item: item[1], default=("", 0.0))
             return with_line(run, f"step {integer(event.step)}: largest gradient norm {norm:.3g} ({name})", "dim")
-        case HeadsScored():
+        case ev.HeadsScored():
             point = heads_point(_place(run, event.step), event)
             return replace(run, heads=thinned((*_before(run.heads, event.step), point), MAX_STATS))
-        case HealthMeasured():
+        case ev.HealthMeasured():
             measured = health_point(_place(run, event.step), event)
             return replace(run, health=thinned((*_before(run.health, event.step), measured), MAX_STATS))
-        case InductionHeadAppeared():
+        case ev.InductionHeadAppeared():
             found = replace(run, induction=induction_mark(_place(run, event.step), event))
             return with_line(found, f"step {integer(event.step)}: {induction_text(event)}", "good")
-        case ExchangeMeasured():
+        case ev.ExchangeMeasured():
             text = f"step {integer(event.step)}: exchange {exchange_text(event)}"
             return with_line(replace(run, exchange=event), text, "dim")
-        case CheckpointSaved():
+        case ev.CheckpointSaved():
             saved = Saved(event.kind, event.path, event.step, at_s)
             text = f"saved {PurePath(event.path).stem} at step {integer(event.step)}"
             return with_line(replace(run, saved=saved, save_error=""), text, "dim" if event.kind == "best" else "good")
-        case SaveFailed():
+        case ev.SaveFailed():
             text = f"not saved: {event.error}"
             return with_line(replace(run, save_error=event.error), text, "bad")
-        case LogFailed():
+        case ev.LogFailed():
             return with_line(run, log_failure(event), "bad")
-        case LossDiverged():
+        case ev.LossDiverged():
             return with_line(replace(run, diverged=event), f"step {integer(event.step)}: {divergence(event)}", "bad")
-        case PlanMade():
+        case ev.PlanMade():
             return replace(run, plan=event) if event.step_s else run  # the last step is unknown before the first one
-        case RoundAwaited():
+        case ev.RoundAwaited():
             return with_line(run, awaited_text(event), "plain")
-        case RunPaused() if run.paused:
+        case ev.RunPaused() if run.paused:
             return run  # a single step while paused
-        case RunPaused():
+        case ev.RunPaused():
             return with_line(replace(run, paused=True), f"paused at step {integer(event.step)}", "plain")
-        case RunContinued():
+        case ev.RunContinued():
             return with_line(replace(run, paused=False), "continued", "plain")
-        case RunFinished():
+        case ev.RunFinished():
             done = replace(run, finished=event, paused=False, evaluating=None)
             tone: Tone = "bad" if event.reason == "diverged" else "good"
             return with_line(done, end_text(event, done), tone)
@@ -154,7 +128,7 @@ def advance(run: RunState, event: AnyEvent, at_s: float = 0.0) -> RunState:
             assert_never(event)
 
 
-def _started(run: RunState, event: RunStarted) -> RunState:
+def _started(run: RunState, event: ev.RunStarted) -> RunState:
     """Begin a session of the run, and log what it trains on."""
     for warning in event.warnings:
         run = with_line(run, warning, "bad")
@@ -174,14 +148,16 @@ def _started(run: RunState, event: RunStarted) -> RunState:
     return begun
 
 
-def _with_steps(run: RunState, steps: Sequence[StepCompleted]) -> RunState:
+def _with_steps(run: RunState, steps: Sequence[ev.StepCompleted]) -> RunState:
     at = places(steps)
-    shown = (*STEP_CURVES, *(metric for metric in added_metrics() if metric.event is StepCompleted))
+    shown = (*STEP_CURVES, *(metric for metric in added_metrics() if metric.event is ev.StepCompleted))
     advanced = replace(run, last=steps[-1], curve=run.curve.with_values(at, [step.loss for step in steps]))
     return replace(_with_curves(advanced, shown, at, steps), evaluating=None)
 
 
-def _with_curves(run: RunState, shown: Sequence[Metric], at: NDArray[np.float64], events: Sequence[Event]) -> RunState:
+def _with_curves(
+    run: RunState, shown: Sequence[Metric], at: NDArray[np.float64], events: Sequence[ev.Event]
+) -> RunState:
     """Append the values of metrics, read from events at these places, to their curves."""
     if not shown:
         return run
@@ -198,7 +174,7 @@ def with_line(run: RunState, text: str, tone: Tone) -> RunState:
     return replace(run, log=(*run.log, line)[-MAX_LOG_LINES:], logged=run.logged + 1)
 
 
-def _evaluated(run: RunState, event: EvalCompleted) -> RunState:
+def _evaluated(run: RunState, event: ev.EvalCompleted) -> RunState:
     """Add an evaluation, and update the best one."""
     if event.step == 0:
         run = replace(run, first_scores=EvalScores(0, event.loss, event.accuracy, event.bits_per_byte))
@@ -219,7 +195,7 @@ def _evaluated(run: RunState, event: EvalCompleted) -> RunState:
     return _with_advice(with_line(changed, text, "good" if is_best else "plain"), event)
 
 
-def _with_advice(run: RunState, event: EvalCompleted) -> RunState:
+def _with_advice(run: RunState, event: ev.EvalCompleted) -> RunState:
     """Record the first evaluation after the second pass over the training text, and log what it means.
 
     An evaluation about guessing is of a run that does not learn: its gap means something else. So is the first one that
@@ -246,7 +222,7 @@ def _before(points: tuple[Measured, ...], step: int) -> tuple[Measured, ...]:
     return points[:-1] if points and points[-1].place.step == step else points
 
 
-def _sampled(run: RunState, event: SampleWritten) -> RunState:
+def _sampled(run: RunState, event: ev.SampleWritten) -> RunState:
     """Add a sample with the evaluation of the same step."""
     point = run.evaluation
     evaluation = point if point and point.step == event.step else None
