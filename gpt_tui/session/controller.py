@@ -156,11 +156,9 @@ class TrainingController:
         """Start a run in a new thread. Return False without any effect while another run is alive."""
         if self.alive:
             return False
-        settings = request.settings
-        limits = Limits.of(settings)
         self.request = request
         self._previous = self.run
-        self.run = RunState(limits=limits)
+        self.run = RunState(limits=Limits.of(request.settings))
         self._buffer = EventBuffer(self.run, self._clock)
         self.opening, self.failure = ("reading the text", 0.0), None
         self.warning = self.kept = ""

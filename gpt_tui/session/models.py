@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from gpt_core.tokenizers import Tokenizer
 from gpt_tui.session.controller import TrainerLike, TrainingController
 from gpt_tui.session.model_options import AUTOMATIC, AvailableModels, OtherModel, checkpoint_name
 from gpt_tui.session.removed_parts import without
-from gpt_tui.session.run_finder import is_trained_in, log_folders
+from gpt_tui.session.run_finder import is_same_folder, is_trained_in, log_folders
 from gpt_tui.shared.formatting import counted, integer, size
 from gpt_tui.shared.sanitize import one_line
 
@@ -233,7 +232,7 @@ def models_of_other_runs(models_dir: Path, around: Path = Path()) -> list[OtherM
     """
     found: list[tuple[bool, float, str, list[OtherModel]]] = []
     for folder in log_folders([models_dir, around]):
-        if os.path.realpath(folder) == os.path.realpath(models_dir):
+        if is_same_folder(folder, models_dir):
             continue
         candidates = chat_candidates(CheckpointStore(folder).list())
         if not candidates:

@@ -134,7 +134,7 @@ class RunFinder:
     def find(self) -> list[RunInfo]:
         """Return the runs: the watched folder first, then those in training, then the last updated first."""
         folders = log_folders([self.models_dir, self.around])
-        if self.watched and not any(_same(folder, self.watched) for folder in folders):
+        if self.watched and not any(is_same_folder(folder, self.watched) for folder in folders):
             folders.insert(0, self.watched)
         runs = [self._run(folder) for folder in folders]
         self._summaries = {run.folder: summary for run in runs if (summary := self._summaries.get(run.folder))}
@@ -150,7 +150,7 @@ class RunFinder:
 
     def _order(self, run: RunInfo) -> tuple[bool, bool, float, str]:
         is_live = run.status.is_live
-        is_watched = self.watched is not None and _same(run.folder, self.watched)
+        is_watched = self.watched is not None and is_same_folder(run.folder, self.watched)
         return (not is_watched, not is_live, 0.0 if is_live else -run.updated_at, str(run.folder))
 
     def _run(self, folder: Path) -> RunInfo:
@@ -289,5 +289,6 @@ def _entries(folder: Path) -> tuple[list[str], bool]:
     return sorted(below), has_log
 
 
-def _same(folder: Path, other: Path) -> bool:
+def is_same_folder(folder: Path, other: Path) -> bool:
+    """Return True if two paths lead to one folder."""
     return os.path.realpath(folder) == os.path.realpath(other)
