@@ -48,7 +48,6 @@ class RunPreview(NamedTuple):
         problem: Why the run could not start, in one line; "" if it can.
         stored: Checkpoints to resume, which may be in another folder, and to chat with.
         in_use: Folder of the run that would be resumed if another process did not train there; "" if none does.
-        now_s: Time at which it is shown, in seconds since the epoch.
         hosts: Host of each rank that trains; empty for one process.
     """
 
@@ -63,7 +62,6 @@ class RunPreview(NamedTuple):
     problem: str = ""
     stored: StoredCheckpoints = StoredCheckpoints()
     in_use: str = ""
-    now_s: float = 0.0
     hosts: tuple[str, ...] = ()
 
     @property

@@ -231,7 +231,7 @@ def test_the_preview_names_the_weights(tmp_path: Path):
     rows = preview_rows(preview, {})
     assert rows[0] == ("weights", f"{info.path}, step 7, and its tokenizer")
     assert [label for label, _ in rows].index("eval text") == [label for label, _ in rows].index("text") + 1
-    assert ("start", "Start fine-tuning start on my.txt") in labeled_actions(preview, {"start"})
+    assert ("start", "Start fine-tuning start on my.txt") in labeled_actions(preview, {"start"}, 0.0)
 
 
 def test_the_log_of_other_runs_has_no_new_fields() -> None:

@@ -108,7 +108,7 @@ def test_the_newest_run_below_the_folder_is_offered_to_resume(tmp_path: Path, mo
     assert preview.stored.resumable is not None
     assert preview.stored.resumable.path == Path("models-2/ckpt_latest.safetensors")
     can = allowed(Phase.IDLE, can_resume=True)
-    labels = dict(labeled_actions(preview._replace(problem="", train_file="a.txt"), can))
+    labels = dict(labeled_actions(preview._replace(problem="", train_file="a.txt"), can, 0.0))
     assert labels["resume"].startswith("Resume models-2 (step 100, saved ")
     named = read_preview(msgspec.structs.replace(settings, models_dir="models"), "nano", session_dir="models")
     assert named.stored.resumable is not None
@@ -162,7 +162,7 @@ def test_the_home_screen_names_the_changes_and_the_way_back():
     assert "changed" not in dict(preview_rows(preview, {}))
     for is_changed in (True, False):
         can = allowed(Phase.IDLE, can_resume=False, is_changed=is_changed)
-        assert ("defaults" in dict(labeled_actions(preview, can))) == is_changed
+        assert ("defaults" in dict(labeled_actions(preview, can, 0.0))) == is_changed
 
 
 async def configure(bench: AppBench) -> None:

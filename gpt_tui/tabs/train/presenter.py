@@ -169,12 +169,13 @@ def saving(settings: Settings) -> str:
     return f"{when} and when it stops" if when else "when it stops"
 
 
-def labeled_actions(preview: RunPreview, available: Set[str]) -> list[tuple[str, str]]:
+def labeled_actions(preview: RunPreview, available: Set[str], now_s: float) -> list[tuple[str, str]]:
     """Return what can be done before a run, as (action, label), in the order of usefulness.
 
     Args:
         preview: The files and checkpoints of the run.
         available: The actions that `allowed` returns; those that need a text are omitted if it has a problem.
+        now_s: Time at which they are shown, in seconds since the epoch.
     """
     labels = {}
     if not preview.problem:
@@ -184,14 +185,14 @@ def labeled_actions(preview: RunPreview, available: Set[str]) -> list[tuple[str,
         labels["start"] = f"Start {what} on {PurePath(preview.train_file).name}"
         labels["next_budget"] = budget_choice(preview.settings.minutes)
     if resumable := preview.stored.resumable:
-        labels["resume"] = resume_choice(preview.settings, resumable, preview.now_s)
+        labels["resume"] = resume_choice(preview.settings, resumable, now_s)
     if not preview.problem:
         labels["overfit"] = f"Self-test: memorize {counted(preview.settings.overfit_lines, 'line')}"
     labels["setup"] = "Change model, text or learning rate"
     labels["defaults"] = "Go back to the settings before the changes"
     actions = [(action, label) for action, label in labels.items() if action in available]
     if for_chat := preview.stored.for_chat:
-        actions.append(("chat", f"Chat with {one_line(for_chat.path.stem)} ({step_and_age(for_chat, preview.now_s)})"))
+        actions.append(("chat", f"Chat with {one_line(for_chat.path.stem)} ({step_and_age(for_chat, now_s)})"))
     return [*actions, ("help", "Show all keys")]
 
 

@@ -72,9 +72,8 @@ class Welcome(VerticalScroll):
         self._probes = probes
         self._prober = Prober(probes, self.post_message)
         self._preview: RunPreview | None = None
-        self._changes: Mapping[str, str] = {}
+        self._rows: Sequence[tuple[str, str]] = ()
         self._available: Set[str] = frozenset()
-        self._model_reason = ""
         self._recent = RecentRuns()
 
     def compose(self) -> ComposeResult:
@@ -119,8 +118,8 @@ class Welcome(VerticalScroll):
             available: The available actions of the "train" keys.
             model_reason: Why a time budget has led to the settings, "" if it has not.
         """
-        self._preview, self._changes = preview, changes
-        self._available, self._model_reason = available, model_reason
+        self._preview, self._available = preview, available
+        self._rows = preview_rows(preview, changes, model_reason)
         self.remove_class("-opening")
         if preview.problem:
             self._prober.clear()
@@ -207,7 +206,7 @@ class Welcome(VerticalScroll):
     def _draw(self) -> None:
         if self._preview is None or self.has_class("-opening"):
             return
-        self._update("#welcome-text", self._preview_text(self._preview._replace(now_s=time.time())))
+        self._update("#welcome-text", self._preview_text(self._preview))
         self.countdown.room = self._room
         self._draw_panel("#welcome-runs", runs_panel(self._recent, self._keys, time.time(), self._text_width))
         self._draw_panel("#welcome-sample", sample_panel(self._recent))
@@ -215,9 +214,9 @@ class Welcome(VerticalScroll):
             self._draw_keys()
 
     def _preview_text(self, preview: RunPreview) -> Content:
-        actions = labeled_actions(preview, self._available)
+        actions = labeled_actions(preview, self._available, time.time())
         rows = fitted_rows(
-            with_estimate(preview_rows(preview, self._changes, self._model_reason), self._prober.estimate),
+            with_estimate(self._rows, self._prober.estimate),
             self._text_width - LABEL_WIDTH,
             max(4, self.size.height - len(actions) - OTHER_LINES),
         )
