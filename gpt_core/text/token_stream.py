@@ -188,11 +188,6 @@ def _submit(
         return done
 
 
-def separator_of(tokenizer: Tokenizer) -> int | None:
-    """Return the id that separates documents (see `TokenStream.separator`)."""
-    return None if tokenizer.adds_bos else tokenizer.EOS
-
-
 def marks_per_document(tokenizer: Tokenizer) -> int:
     """Return the number of special ids of a document: `<eos>`, and `<bos>` if the tokenizer adds it."""
     return 1 + tokenizer.adds_bos
@@ -218,7 +213,8 @@ def stream_of(
     ids: TokenSource, count: int, size: int, tokenizer: Tokenizer, sha256: str, name: str, documents: int
 ) -> TokenStream:
     """Return all tokens of a source, which encode a text of `size` bytes, or what a lossy tokenizer keeps of it."""
-    text = TokenStream(ids, 0, count, size, tokenizer.token_lengths, sha256, name, documents, separator_of(tokenizer))
+    separator = None if tokenizer.adds_bos else tokenizer.EOS
+    text = TokenStream(ids, 0, count, size, tokenizer.token_lengths, sha256, name, documents, separator)
     return text if tokenizer.is_lossless else replace(text, bytes=bytes_between(text, 0, count))
 
 

@@ -48,18 +48,13 @@ def _problem_of_writing(path: str) -> str:
     return "" if can_write else f"no permission to write to {existing}; expected a folder for checkpoints"
 
 
-def config_exists(path: Path) -> bool:
-    """Return True if the path exists, as a file or anything else."""
-    return os.path.lexists(path)
-
-
 def save_config(path: Path, preset_name: str, settings: Settings, *, overwrite: bool) -> None:
     """Write a config file atomically: the preset, and the settings that differ from it.
 
     Raises:
         ConfigError: The file exists and `overwrite` is False, or it cannot be written.
     """
-    if not overwrite and config_exists(path):
+    if not overwrite and os.path.lexists(path):
         raise ConfigError(f"{path} already exists; choose another name")
     try:
         if path.is_dir():

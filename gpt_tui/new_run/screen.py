@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 from collections.abc import Callable
 from functools import partial
@@ -32,7 +33,7 @@ from gpt_tui.new_run.fields import (
     with_preset,
     with_start,
 )
-from gpt_tui.new_run.files import DEFAULT_NAME, config_exists, path_problem, save_config
+from gpt_tui.new_run.files import DEFAULT_NAME, path_problem, save_config
 from gpt_tui.new_run.form import SetupForm
 from gpt_tui.new_run.form_state import FormState, SetupResult, typed_after
 from gpt_tui.new_run.panel import EstimatePanel, FieldPanel
@@ -361,7 +362,7 @@ class SetupScreen(OpeningScreen[SetupResult | None]):
         except ConfigError as error:
             self._not_saved(error)
             return
-        overwrite = config_exists(path)
+        overwrite = os.path.lexists(path)
         if overwrite:
             replace = Choice("r", "Replace it", "replace")
             question = ChoiceScreen("Replace the file?", f"{one_line(name)} already exists.", (replace,))
