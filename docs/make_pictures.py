@@ -1,11 +1,13 @@
-"""Make the pictures of the README and of docs/inside.md: the app training the nano preset on the bundled text.
+"""Make the pictures of the README and of docs/inside.md. Train the models that they show first.
 
-    python docs/make_pictures.py [--seconds 60]
-    python docs/make_pictures.py --inside DIR     # only those of the Inside tab, from the run in this models folder
-    python docs/make_pictures.py --induction DIR  # only that of the lab, from a run of the preset induction
+    python docs/make_pictures.py [--only app|lesson|induction]
+
+- app: the Train tab in a run of three minutes, Chat meanwhile, and three other runs compared.
+- lesson: the views of the Inside tab, of the run that docs/inside.md describes, at step 800.
+- induction: the view Heads, of a run of the preset induction.
 
 Needs Pillow and the DejaVu Sans Mono font. Runs the app headless, presses its keys, and draws its
-screen cell by cell.
+screen cell by cell. The pictures of the app show its speed: leave the machine idle meanwhile.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from rich.style import Style
 from textual.pilot import Pilot
 from textual.strip import Strip
 
+from gpt_core.bench.budget_rule import budget_request
 from gpt_core.config.resolve import read_overrides
 from gpt_tui.app.app import GptApp
 
@@ -41,17 +44,21 @@ BOX_ARMS = {
     "┌": "rd", "┐": "ld", "└": "ur", "┘": "ul", "├": "udr", "┤": "udl", "┬": "rld", "┴": "rlu", "╸": "l", "╺": "r",
 }  # fmt: skip
 # pictures of the Inside tab, and the keys that lead to each
-INSIDE_VIEWS = {
+LESSON_VIEWS = {
     "app-inside": ("1", *("right",) * 42),
     "inside-lens": ("2",),
     "inside-attention": ("3", "down", "down", "down"),
 }
 INDUCTION_VIEWS = {"inside-heads": ("4", *("down",) * 6)}  # to head 2 of layer 1
 MAX_COMPUTING_S = 60
-# runs to compare: folder and changed settings
-OTHER_RUNS = {
-    "runs/low-rate": ("learning_rate=3e-4",),
-    "runs/two-layers": ("layers=2",),
+MINUTES, PICTURE_S = 3, 110  # budget of the run in the pictures of the app, and seconds until the first of them
+LESSON = ("--preset", "nano", "--set", "precision=float32", "--set", "eval_every_steps=100", "--max-steps", "800")
+SHORT = ("--preset", "nano", "--max-steps", "1200", "--set", "eval_every_steps=200")
+# runs to compare, which differ in one setting: folder and options
+COMPARED = {
+    "runs/nano": SHORT,
+    "runs/low-rate": (*SHORT, "--learning-rate", "3e-4"),
+    "runs/two-layers": (*SHORT, "--set", "layers=2"),
 }
 
 
@@ -133,17 +140,9 @@ async def reply_to(app: GptApp, pilot: Pilot[None], prompt: str, seconds: float)
     await pilot.pause(seconds)
 
 
-def train_others() -> None:
-    """Train two short headless runs."""
-    for folder, assignments in OTHER_RUNS.items():
-        words = [word for assignment in (*assignments, "eval_every_steps=200") for word in ("--set", assignment)]
-        command = [sys.executable, "-m", "gpt_tui", "--train-only", "--max-steps", "1200", "--models-dir", folder]
-        subprocess.run([*command, *words], check=True, stdout=subprocess.DEVNULL)
-
-
-def train_induction() -> None:
-    """Train the induction lab headless."""
-    command = [sys.executable, "-m", "gpt_tui", "--train-only", "--preset", "induction", "--models-dir", "induction"]
+def train(models_dir: str, *options: str) -> None:
+    """Train a model headless."""
+    command = [sys.executable, "-m", "gpt_tui", "--train-only", "--models-dir", models_dir, *options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
@@ -155,47 +154,38 @@ async def computed(app: GptApp, pilot: Pilot[None]) -> None:
     await pilot.pause(1)
 
 
-async def inside_pictures(app: GptApp, pilot: Pilot[None], views: Mapping[str, tuple[str, ...]]) -> None:
-    """Save a picture per view of the Inside tab."""
-    await pilot.press("f6")
-    await pilot.pause(1)
-    for name, keys in views.items():
-        await pilot.press(keys[0])
-        await computed(app, pilot)
-        await pilot.press(*keys[1:])
-        await pilot.pause(1)
-        save_picture(app, HERE / f"{name}.png")
-
-
-async def make_inside_pictures(models_dir: Path, preset: str, views: Mapping[str, tuple[str, ...]]) -> None:
-    """Save pictures of the Inside tab from a run that has ended."""
+async def make_inside_pictures(models_dir: str, preset: str, views: Mapping[str, tuple[str, ...]]) -> None:
+    """Save a picture per view of the Inside tab, from a run that has ended."""
     resolved = read_overrides(preset=preset, assignments=[f"models_dir={models_dir}"]).apply_to()
     app = GptApp(resolved.settings, resolved.preset)
     async with app.run_test(size=SIZE) as pilot:
         await pilot.pause(0.5)
-        await inside_pictures(app, pilot, views)
+        await pilot.press("f6")
+        await pilot.pause(1)
+        for name, keys in views.items():
+            await pilot.press(keys[0])
+            await computed(app, pilot)
+            await pilot.press(*keys[1:])
+            await pilot.pause(1)
+            save_picture(app, HERE / f"{name}.png")
 
 
-async def make_pictures(seconds: float) -> None:
-    """Train for `seconds` and save a picture of each tab."""
-    resolved = read_overrides(preset="nano", assignments=["eval_every_steps=200"]).apply_to()
-    app = GptApp(resolved.settings, resolved.preset)
+async def make_app_pictures() -> None:
+    """Train with a time budget, and save pictures of Train, Chat and Runs."""
+    request = budget_request(read_overrides(assignments=[f"minutes={MINUTES}"]))
+    app = GptApp(request.settings, request.preset_name, request=request)
     async with app.run_test(size=SIZE) as pilot:
-        await pilot.pause(0.5)
-        await pilot.press("s")
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            await pilot.pause(0.5)
+        await pilot.pause(PICTURE_S)
         save_picture(app, HERE / "app-train.png")
         await pilot.press("f3")
         await pilot.pause(0.5)
         await reply_to(app, pilot, "It was a truth", 4)
         await reply_to(app, pilot, "Her sister", 4)
         save_picture(app, HERE / "app-chat.png")
-        app.controller.stop()
-        app.controller.join()
-        await inside_pictures(app, pilot, INSIDE_VIEWS)
-        train_others()
+        while app.controller.alive:
+            await pilot.pause(0.5)
+        for folder, options in COMPARED.items():
+            await asyncio.to_thread(train, folder, *options)
         await pilot.press("f5")
         await pilot.pause(3)
         await pilot.press("space", "down", "space", "down", "space", "m", "m")
@@ -203,25 +193,34 @@ async def make_pictures(seconds: float) -> None:
         save_picture(app, HERE / "app-runs.png")
 
 
+def make_lesson_pictures() -> None:
+    """Train the run of the lesson, and save pictures of what the Inside tab shows of it."""
+    train("step-800", *LESSON)
+    asyncio.run(make_inside_pictures("step-800", "nano", LESSON_VIEWS))
+
+
+def make_induction_pictures() -> None:
+    """Train the preset induction, and save a picture of its heads."""
+    train("induction", "--preset", "induction")
+    asyncio.run(make_inside_pictures("induction", "induction", INDUCTION_VIEWS))
+
+
 def main() -> None:
     """Make the pictures."""
+    parts = {
+        "app": lambda: asyncio.run(make_app_pictures()),
+        "lesson": make_lesson_pictures,
+        "induction": make_induction_pictures,
+    }
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60.0, help="seconds of training before the first picture")
-    parser.add_argument("--inside", type=Path, metavar="DIR", help="make only the pictures of the Inside tab")
-    parser.add_argument("--induction", type=Path, metavar="DIR", help="make only the picture of the induction lab")
-    options = parser.parse_args()
-    if options.inside is not None:
-        asyncio.run(make_inside_pictures(options.inside.resolve(), "nano", INSIDE_VIEWS))
-        return
-    if options.induction is not None:
-        asyncio.run(make_inside_pictures(options.induction.resolve(), "induction", INDUCTION_VIEWS))
-        return
+    parser.add_argument("--only", choices=parts, help="make only these pictures")
+    only = parser.parse_args().only
+    os.environ["PYTHONPATH"] = str(HERE.parent)
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["PYTHONPATH"] = str(HERE.parent)
         os.chdir(folder)
-        asyncio.run(make_pictures(options.seconds))
-        train_induction()
-        asyncio.run(make_inside_pictures(Path("induction").resolve(), "induction", INDUCTION_VIEWS))
+        for name, make in parts.items():
+            if only in (None, name):
+                make()
 
 
 if __name__ == "__main__":
