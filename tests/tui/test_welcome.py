@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 from rich.cells import cell_len
-from textual.widgets import Input
+from textual.content import Content
+from textual.widgets import Input, Static
 
 from gpt_core.bench.estimate import StepTime
 from gpt_core.config.presets import preset
@@ -207,3 +208,13 @@ async def test_the_estimate_follows_the_configured_settings(tmp_path: Path):
         view.show_preview(view._preview._replace(settings=larger), {"layers": "8"}, view._available)  # type: ignore[union-attr]
         await bench.until(lambda: view._prober.estimate.time not in (None, before))
         assert view._prober.estimate.settings == larger
+
+
+async def test_the_text_has_its_height_after_a_resize(tmp_path: Path):
+    async with running_app(tmp_path, size=(60, 18)) as bench:
+        await bench.settled()
+        await bench.resize(160, 50)
+        await bench.until_seen("Show all keys")
+        text = bench.app.main.query_one("#welcome-text", Static)
+        assert isinstance(text.content, Content)
+        assert text.size.height == len(text.content.plain.splitlines())

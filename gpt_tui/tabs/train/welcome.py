@@ -87,9 +87,9 @@ class Welcome(VerticalScroll):
         yield Static("", id="welcome-keys", classes="panel", markup=False)
 
     def on_resize(self) -> None:
-        """Lay out the text again."""
+        """Lay out the text again, after the layout of this size: an update within it would keep the earlier height."""
         self.set_class(self._has_keys, "-with-keys")
-        self._draw()
+        self.call_after_refresh(self._draw)
 
     def on_unmount(self) -> None:
         """Stop the measurement."""
