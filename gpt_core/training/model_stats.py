@@ -63,7 +63,7 @@ class ModelStats:
         """Note that the gradients are those of the next step, and store a part of the weights if it is measured.
 
         Args:
-            is_measured: An evaluation follows the step.
+            is_measured: An evaluation follows the step, or may follow it.
         """
         self._has_gradients = self._run.outer is None  # else they are overwritten at the end of the round
         if is_measured and self._is_on:

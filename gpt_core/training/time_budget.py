@@ -19,6 +19,8 @@ from gpt_core.formats.training_state import Plan
 from gpt_core.training.events import PlanMade
 from gpt_core.training.run import Run
 
+END_STEPS = 3  # before the planned end, of which each may be the last
+
 
 class TimeBudget:
     """Makes the plans of one run and says how far the run is.
@@ -55,6 +57,12 @@ class TimeBudget:
     def is_used(self) -> bool:
         """True once the budget is used by the steps so far: the plan of the next boundary says so."""
         return 0 < self._budget_s <= self._state.elapsed_s
+
+    @property
+    def may_end(self) -> bool:
+        """True if the next step may be the last one: the plan ends within a few steps, as steps differ in time."""
+        plan = self._state.plan
+        return plan is not None and plan.last_step <= self._state.step + END_STEPS
 
     def revise(self) -> PlanMade | None:
         """Make the plan that is due at this step, if one is. Report it, and once that of the start of the session."""

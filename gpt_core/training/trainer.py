@@ -308,7 +308,7 @@ class Trainer:
         share = self._schedule.share(state.step + 1, self._budget.progress)
         debugging = settings.debug and (state.step + 1) % settings.debug_every == 0
         before = self.parameters.copy() if debugging else None
-        self._stats.before_update(is_measured=self._evaluator.follows_next_step)
+        self._stats.before_update(is_measured=self._evaluator.follows_next_step or self._budget.may_end)
         self._saver.wait_for_tensors()
         step = self._rounds.agreed(own)  # may raise: nothing of the state has changed yet
         self._rounds.begin_update()

@@ -91,8 +91,9 @@ def test_the_weights_at_the_deadline_are_evaluated_and_the_best_ones_are_saved_a
 ) -> None:
     events = train(tiny_settings(tmp_path, **BUDGET | {"eval_every_steps": 1000, "max_epochs": 1000}))
     last = of_kind(events, ev.RunFinished)[-1].step
-    evaluation = of_kind(events, ev.EvalCompleted)[-1]
-    assert evaluation.step == last
+    evaluation, health = (of_kind(events, kind)[-1] for kind in (ev.EvalCompleted, ev.HealthMeasured))
+    assert evaluation.step == health.step == last
+    assert None not in health.update_ratios
     assert {event.kind for event in of_kind(events, ev.CheckpointSaved)} >= {"latest", "best", "final"}
     best = peek_checkpoint(tmp_path / "models/transformer.safetensors")
     assert best.step == peek_checkpoint(tmp_path / "models/best_model.safetensors").state.best_step
