@@ -92,7 +92,7 @@ def joined(parts: Sequence[str], width: int) -> list[str]:
     """Return parts in as few lines as they fit into."""
     lines: list[str] = []
     for part in parts:
-        if lines and len(lines[-1]) + len(SEPARATOR) + len(part) <= width:
+        if lines and cell_len(lines[-1] + SEPARATOR + part) <= width:
             lines[-1] += SEPARATOR + part
         else:
             lines.append(part)

@@ -16,7 +16,7 @@ from gpt_tui.session.inside.subject import Subject
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.keymap import KEYS
 from gpt_tui.shared.passage import Passage, passage_rows
-from gpt_tui.shared.spans import Span, fitted, width_of
+from gpt_tui.shared.spans import Span, fitted, joined, width_of
 from gpt_tui.tabs.inside.help_texts import HELP
 from gpt_tui.tabs.inside.presenter import message_lines, title, view_bar
 from gpt_tui.tabs.inside.registry import VIEWS
@@ -213,6 +213,22 @@ def test_a_tick_marks_a_prediction_that_came_true():
     by_label = {line[:10].strip(): line for line in lines}
     assert "✓" not in by_label["0 attn"]
     assert by_label["3 mlp"].count("✓") == 7
+
+
+def test_the_columns_of_lens_are_aligned_with_wide_tokens():
+    result = fixed_lens()
+    result = replace(result, names=["名前はまだ", "ab", "🎉🎈", "。", "無い", "cde", "猫", "f"])
+    starts = set()
+    for line in LensView().lines(result, frame_of(Cursor(token=3)))[1:]:
+        cells = [span for span in line if isinstance(span.at, Cursor)]
+        if cells:
+            starts.add(tuple(width_of(line[: line.index(cell)]) for cell in cells))
+    assert starts == {tuple(10 + 9 * column for column in range(7))}
+
+
+def test_facts_of_wide_characters_are_joined_by_their_width():
+    assert joined(["名前はまだ無い", "どこで生れたか"], 30) == ["名前はまだ無い", "どこで生れたか"]
+    assert joined(["名前はまだ無い", "どこで生れたか"], 31) == ["名前はまだ無い · どこで生れたか"]
 
 
 # ---- Attention

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
+from rich.cells import set_cell_size
+
 from gpt_core import interpret
 from gpt_tui.session.inside.predictions import Alternative, alternatives
-from gpt_tui.shared.formatting import integer, percent
+from gpt_tui.shared.formatting import integer, probability
 from gpt_tui.shared.sanitize import printable
 from gpt_tui.shared.spans import Line, Span, SpanStyle, fitted, shortened
 from gpt_tui.tabs.inside.views.view import Cursor, Frame, InsideView, Move, Size, Task, moved
@@ -126,7 +128,7 @@ def heading(result: LensResult, cursor: Cursor, count: int) -> list[Line]:
 
 def cell(text: str) -> str:
     """Return the text of a column, with a space after it."""
-    return fitted([Span(shortened(text, CELL_WIDTH - 1))], CELL_WIDTH)[0].text.ljust(CELL_WIDTH)
+    return set_cell_size(shortened(text, CELL_WIDTH - 1), CELL_WIDTH)
 
 
 def place_row(result: LensResult, cursor: Cursor, place: int) -> Line:
@@ -148,5 +150,5 @@ def details(result: LensResult, cursor: Cursor, column: int, width: int) -> list
     place = min(cursor.place, len(result.places) - 1)
     where = f"after {result.places[place]}, at position {integer(cursor.token)} {printable(result.names[column])}"
     options = result.predictions[place][column]
-    found = "  ".join(f"{printable(option.name)} {percent(option.probability)}" for option in options)
+    found = "  ".join(f"{printable(option.name)} {probability(option.probability)}" for option in options)
     return [[Span(shortened(where, width), style="title")], [Span(shortened(found, width))]]
