@@ -80,9 +80,16 @@ def narrow(value: float) -> str:
     return text if len(text) <= 6 else f"{value:.0e}"
 
 
+def significant(value: float) -> str:
+    """Format with three significant digits, also zeros: 61 -> 61.0, 0.03 -> 0.0300, 123 -> 123, 1.2e-05 -> 1.20e-05."""
+    if not isfinite(value):
+        return NOT_A_NUMBER
+    return f"{value:#.3g}".removesuffix(".") if value else "0"
+
+
 def nats(value: float) -> str:
     """Format a loss: three decimals, from 0.1 down three significant digits."""
-    return fixed(value) if value >= 0.1 or not isfinite(value) else f"{value:.3g}"
+    return fixed(value) if value >= 0.1 or not isfinite(value) else significant(value)
 
 
 def learning_rate(settings: Settings) -> str:

@@ -123,8 +123,8 @@ def test_health_has_a_row_per_tensor_with_its_numbers_and_units_after_their_laye
         "wte.weight", "h.0.attn.c_attn.weight", "h.0.mlp.c_fc.bias", "h.0.mlp dead units", "h.1.mlp.c_fc.bias",
         "h.1.mlp dead units",
     ]  # fmt: skip
-    assert rows[0].split()[1:4] == ["10", "0.5", "-3.00"]
-    assert rows[2].split()[1:4] == ["0.1", "–", "-1.50"]
+    assert rows[0].split()[1:4] == ["10.0", "0.500", "-3.00"]
+    assert rows[2].split()[1:4] == ["0.100", "–", "-1.50"]
     assert rows[5].split()[3:6] == ["–", "–", "62.5%"]
 
 

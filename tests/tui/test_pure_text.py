@@ -13,6 +13,7 @@ from gpt_tui.shared.formatting import (
     probability,
     rate,
     short,
+    significant,
     size,
 )
 from gpt_tui.shared.sanitize import one_line, printable
@@ -64,6 +65,12 @@ def test_one_line_has_no_line_break_and_a_maximum_length():
         (short(float("nan")), "–"),
         (nats(2.71828), "2.718"),
         (nats(0.0123), "0.0123"),
+        (nats(0.03), "0.0300"),
+        (nats(0.0), "0"),
+        (significant(61.0), "61.0"),
+        (significant(123.4), "123"),
+        (significant(1.2e-5), "1.20e-05"),
+        (significant(float("nan")), "–"),
         (nats(float("inf")), "not finite"),
         (perplexity(2048.4), "2,048"),
         (perplexity(44.31), "44.31"),

@@ -12,7 +12,7 @@ from gpt_tui.charts.axes import y_axis
 from gpt_tui.charts.raster import raster
 from gpt_tui.charts.series import ChartSeries, Range
 from gpt_tui.session.stats_history import HealthPoint
-from gpt_tui.shared.formatting import fixed, integer, percent
+from gpt_tui.shared.formatting import fixed, integer, percent, significant
 from gpt_tui.shared.spans import Line, Span, joined, shortened
 from gpt_tui.tabs.inside.views.history import (
     StatsHistory,
@@ -136,7 +136,7 @@ def row_line(
 ) -> Line:  # fmt: skip
     """Return the row of a tensor: its name, its numbers at the cursor, and its sparkline."""
     value = float(row.values[at])
-    numbers = f"{number_text(row.norms[at]):>9}{number_text(row.grad_norms[at]):>9}"
+    numbers = f"{significant(row.norms[at]):>9}{significant(row.grad_norms[at]):>9}"
     spans = [
         Span(f"{shortened(row.name, name_width - 1):<{name_width}}", style="cursor" if is_here else "", at=target),
         Span(numbers, at=target),
@@ -162,11 +162,6 @@ def bar(row: HealthRow, point: int) -> str:
 def is_unusual(row: HealthRow, value: float) -> bool:
     """Return True for an update ten times larger or smaller than usual, and for many dead units."""
     return value > MANY_DEAD if row.is_units else value > HIGH_RATIO or value < LOW_RATIO
-
-
-def number_text(value: float) -> str:
-    """Format a norm with three significant digits."""
-    return "–" if np.isnan(value) else f"{float(value):.3g}"
 
 
 def value_text(row: HealthRow, value: float) -> str:
@@ -215,7 +210,7 @@ def fact_lines(result: StatsHistory, row: HealthRow, cursor: Cursor, width: int)
     if row.is_units:
         parts = [f"{where} {percent(value)} never fire on the probe"]
     elif np.isnan(value):
-        parts = [f"{where} norm {number_text(row.norms[at])}", "update unknown"]
+        parts = [f"{where} norm {significant(row.norms[at])}", "update unknown"]
     else:
         size = change_text(10.0**value)
         parts = [f"{where} an update changes it by {size}", f"log10 {fixed(value, 2)}, usual -3"]
