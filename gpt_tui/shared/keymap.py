@@ -344,11 +344,25 @@ def readable(name: str) -> str:
 
 
 def help_table(
-    places: Iterable[Place], keymap: dict[str, str], *, typing: bool = False
+    places: Iterable[Place], keymap: dict[str, str], *, typing: bool = False, of_tabs: bool = True
 ) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return the title of each place and its (keys, description); `typing` omits keys that type text."""
+    """Return the title of each place and its (keys, description).
+
+    Args:
+        places: The places.
+        keymap: Keys chosen by the user.
+        typing: Omit keys that type text.
+        of_tabs: Include the keys that go to a tab, which do not work on other screens.
+    """
     return [
-        (PLACE_TITLES[place], [(key_names(key, keymap, typing=typing), key.help) for key in keys_of(place)])
+        (
+            PLACE_TITLES[place],
+            [
+                (key_names(key, keymap, typing=typing), key.help)
+                for key in keys_of(place)
+                if of_tabs or not key.action.startswith("go(")
+            ],
+        )
         for place in places
     ]
 

@@ -11,7 +11,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from gpt_tui.shared.keymap import Place, help_table, places_of
+from gpt_tui.shared.keymap import TABS, Place, help_table, places_of
 from gpt_tui.shared.row_rendering import render_keys
 
 ABOUT: dict[str, str] = {
@@ -63,7 +63,7 @@ def help_text(tab: str, keymap: dict[str, str], width: int, about: str = "") -> 
     """
     places: list[Place] = [*places_of(tab), "everywhere"]
     parts = [*((Content(about), Content("")) if about else ()), Content(ABOUT[tab]), Content("")]
-    for title, keys in help_table(places, keymap, typing=tab in ("chat", "setup")):
+    for title, keys in help_table(places, keymap, typing=tab in ("chat", "setup"), of_tabs=tab in TABS):
         parts += render_keys(title, [(f"{INDENT}{names}", words) for names, words in keys], KEY_WIDTH, width)
         parts.append(Content(""))
     parts.append(Content.styled("^p opens the command palette: every command, themes, a screenshot.", "$muted"))

@@ -15,7 +15,17 @@ from gpt_tui.session.run_events import advance
 from gpt_tui.session.run_state import Limits, LogLine, RunState
 from gpt_tui.session.run_text import best_score
 from gpt_tui.session.start_text import threads_text
-from gpt_tui.shared.keymap import KEYS, PLACE_TITLES, TABS, action_of, help_table, places_of, readable, shown_key
+from gpt_tui.shared.keymap import (
+    KEYS,
+    PLACE_TITLES,
+    SCREENS,
+    TABS,
+    action_of,
+    help_table,
+    places_of,
+    readable,
+    shown_key,
+)
 from gpt_tui.shared.rows import RULE, fit_rows
 from gpt_tui.shell.help import INDENT, KEY_WIDTH, help_text
 from gpt_tui.tabs.chat.presenter import FIELDS, initial_texts, parse_fields
@@ -226,7 +236,7 @@ def test_help_lists_every_key_and_follows_the_users_keymap():
 @pytest.mark.parametrize("tab", [*TABS, "setup"])
 @pytest.mark.parametrize("width", [40, 72, 78])
 def test_help_has_descriptions_in_one_column_at_any_width(tab: str, width: int):
-    table = help_table([*places_of(tab), "everywhere"], {}, typing=tab in ("chat", "setup"))
+    table = help_table([*places_of(tab), "everywhere"], {}, typing=tab in ("chat", "setup"), of_tabs=tab in TABS)
     long_names = {names for _, rows in table for names, _ in rows if len(f"{INDENT}{names}") >= KEY_WIDTH}
     keys = [line for line in help_text(tab, {}, width).plain.split("\n") if line.startswith("  ")]
     assert keys
@@ -243,6 +253,12 @@ def test_help_omits_keys_that_type_text_in_text_fields():
     for typing, names in ((False, "F2 or t"), (True, "F2")):
         (_, keys), *_ = help_table(["everywhere"], {}, typing=typing)
         assert (names, "Go to the Train tab") in keys
+
+
+def test_help_lists_the_keys_of_the_tabs_only_where_they_work():
+    for view in (*TABS, *SCREENS):
+        assert ("Go to the Train tab" in help_text(view, {}, 78).plain) is (view in TABS)
+        assert "Quit; asks first" in help_text(view, {}, 78).plain
 
 
 def test_sampling_fields_begin_with_the_settings_and_mean_them():
