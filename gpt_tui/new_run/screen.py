@@ -43,11 +43,13 @@ from gpt_tui.shared.button_row import ButtonRow
 from gpt_tui.shared.dialogs import Choice, ChoiceScreen
 from gpt_tui.shared.file_name_dialog import FileNameScreen
 from gpt_tui.shared.footer import FooterBar
+from gpt_tui.shared.formatting import minutes_text
 from gpt_tui.shared.keymap import action_of, shown_keys
 from gpt_tui.shared.ordered_keys import OpeningScreen, OrderedEvent
 from gpt_tui.shared.sanitize import one_line
 
 CHOOSE = "Choose model and schedule"
+DECISIVE = {"minutes", "train_file"}  # fields from which a model for a time budget follows
 
 
 class TimeLine(Static):
@@ -280,9 +282,9 @@ class SetupScreen(OpeningScreen[SetupResult | None]):
             text = f"model not chosen: {problem}"
         elif self._measured_for is not None:
             text = MEASURING
-        elif not text and "minutes" in self._typed and self._can_choose():
+        elif not text and self._typed & DECISIVE and (settings := self._startable) and self._can_choose():
             key = shown_keys(keymap_of(self.app))["choose_model"]
-            text = f"{key} {CHOOSE} for {self.form.texts['minutes'].strip()} minutes"
+            text = f"{key} {CHOOSE} for {minutes_text(settings.minutes)}"
         line = self.query_one(TimeLine)
         line.display = bool(text)
         line.update(Content(f"• {one_line(text)}"))

@@ -167,6 +167,12 @@ def estimated_duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else duration(3600)
 
 
+def minutes_text(minutes: float) -> str:
+    """Return a number of minutes in words: `1 minute`, `30 minutes`, `8 hours`."""
+    number, unit = (minutes / 60, "hour") if minutes >= 120 else (minutes, "minute")
+    return f"{number:g} {unit}{'s' * (number != 1)}"
+
+
 AGE_INTERVAL_S = 1.0  # between two updates of the ages on the screen
 
 

@@ -14,7 +14,8 @@ from textual.widgets import Input
 
 from gpt_core.errors import CorpusError
 from gpt_core.training.request import RunRequest
-from gpt_tui.tabs.train.presenter import budget_choice, minutes_text, next_budget
+from gpt_tui.shared.formatting import minutes_text
+from gpt_tui.tabs.train.presenter import budget_choice, next_budget
 from tests.tui.app_bench import AppBench, running_app
 from tests.tui.fake_probes import fake_probes
 from tests.tui.fake_trainer import fake_settings

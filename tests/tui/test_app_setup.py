@@ -552,6 +552,18 @@ async def test_a_change_after_the_choice_ends_its_reason_and_another_time_choose
         await bench.until_seen("because 5 minutes are enough")
 
 
+async def test_another_text_may_need_another_model_for_the_time(tmp_path: Path):
+    text = tmp_path / "book.txt"
+    text.write_text("It was a dark night. " * 500)
+    async with set_up(tmp_path, probes=fake_probes(budget=budget_run), size=(120, 40), minutes=1.0) as bench:
+        assert "Choose model and schedule" not in bench.text()
+        await type_in(bench, "train_file", str(text))
+        await bench.until_seen("Choose model and schedule for 1 minute")
+        assert "1 minutes" not in bench.text()
+        await bench.pilot.press("f8")
+        await bench.until_seen("because 1 minutes are enough")
+
+
 async def test_the_line_about_the_time_is_clicked_too(tmp_path: Path):
     async with set_up(tmp_path, probes=fake_probes(budget=budget_run), size=(120, 40)) as bench:
         await type_in(bench, "minutes", "30")
@@ -561,7 +573,7 @@ async def test_the_line_about_the_time_is_clicked_too(tmp_path: Path):
 
 
 async def test_the_whole_reason_of_a_model_is_shown_in_a_small_terminal(tmp_path: Path):
-    reason = "because the next larger model would have fewer tokens per parameter than the rule, " * 2 + "the end"
+    reason = "because the next larger model would have fewer tokens per parameter than the rule, " * 4 + "the end"
 
     def choose(minutes: float, typed: Mapping[str, str], preset_name: str) -> RunRequest:
         return replace(budget_run(minutes, typed, preset_name), model_reason=reason)

@@ -14,7 +14,7 @@ from gpt_core.model.parameters import parameter_count
 from gpt_tui.session.phase import Phase
 from gpt_tui.session.run_preview import RunPreview, StoredCheckpoints, shown_path
 from gpt_tui.session.start_text import hosts_text
-from gpt_tui.shared.formatting import age, bar, counted, integer, nats, percent, size
+from gpt_tui.shared.formatting import age, bar, counted, integer, minutes_text, nats, percent, size
 from gpt_tui.shared.sanitize import one_line
 
 MIN_BAR_WIDTH, MAX_BAR_WIDTH = 8, 30
@@ -33,12 +33,6 @@ BUDGETS = (1.0, 5.0, 30.0, 480.0)
 def next_budget(minutes: float) -> float:
     """Return the time budget that follows one of `minutes`: the next longer one, the first after the last."""
     return next((budget for budget in BUDGETS if budget > minutes), BUDGETS[0])
-
-
-def minutes_text(minutes: float) -> str:
-    """Return a number of minutes in words: `1 minute`, `30 minutes`, `8 hours`."""
-    number, unit = (minutes / 60, "hour") if minutes >= 120 else (minutes, "minute")
-    return f"{number:g} {unit}{'s' * (number != 1)}"
 
 
 def allowed(phase: Phase, *, can_resume: bool, is_changed: bool = False, has_budget: bool = False) -> frozenset[str]:

@@ -18,13 +18,13 @@ from gpt_tui.session.recent_runs import RecentRuns, read_recent_runs
 from gpt_tui.session.run_finder import RunStatus, log_updated_at
 from gpt_tui.session.run_preview import RunPreview
 from gpt_tui.shared.bindings import keymap_of
-from gpt_tui.shared.formatting import bar, percent
+from gpt_tui.shared.formatting import bar, minutes_text, percent
 from gpt_tui.shared.keymap import help_table, places_of, shown_keys
 from gpt_tui.shared.row_rendering import render_keys
 from gpt_tui.shared.rows import TONE_STYLES
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.train.countdown import CountdownLine
-from gpt_tui.tabs.train.presenter import labeled_actions, minutes_text, preview_rows, resume_choice
+from gpt_tui.tabs.train.presenter import labeled_actions, preview_rows, resume_choice
 from gpt_tui.tabs.train.welcome_text import Panel, fitted_rows, runs_panel, sample_panel, with_estimate
 
 LABEL_WIDTH = 11
