@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -122,7 +122,8 @@ def resolve_request(
         require_limits(resolved.settings, checkpoint)
         request = RunRequest(
             resolved.settings, resolved.preset, checkpoint.path, overwrite=overwrite, passed_over=passed_over,
-            loaded=LoadedCheckpoint(checkpoint), raised=raised_lines(checkpoint, resolved.settings),
+            loaded=LoadedCheckpoint(checkpoint),
+            raised=raised_lines(checkpoint, resolved.settings, requested=overrides.values.keys()),
         )  # fmt: skip
     for name in ("train_file", "eval_file"):
         if names := getattr(request.settings, name):
@@ -188,12 +189,15 @@ def require_limits(settings: Settings, checkpoint: Checkpoint) -> None:
             raise ConfigError(f"{name}: got {limit}, expected at least {done}, which {checkpoint.path} has reached")
 
 
-def raised_lines(checkpoint: Checkpoint, settings: Settings) -> tuple[str, ...]:
-    """Return a line per limit that the run had reached and that `settings` have as `raised_limits` gives it."""
+def raised_lines(checkpoint: Checkpoint, settings: Settings, *, requested: Set[str]) -> tuple[str, ...]:
+    """Return a line per limit that the run had reached and that `settings` have as `raised_limits` gives it.
+
+    A limit that is one of the `requested` settings needs no line.
+    """
     lines = []
     for name, limit in raised_limits(checkpoint).items():
         reached = getattr(checkpoint.settings, name)
-        if getattr(settings, name) == limit:
+        if name not in requested and getattr(settings, name) == limit:
             what = f"{name} is now {limit:.15g}" if limit else "it is lifted"
             end = f"minutes={settings.minutes:g}" if settings.minutes else f"max_epochs={settings.max_epochs}"
             otherwise = "" if limit else f"; without one, the run continues to {end}"

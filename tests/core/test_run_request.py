@@ -79,6 +79,14 @@ def test_resuming_a_finished_run_lifts_its_step_limit_however_it_is_requested(tr
     assert resolve_request(read_overrides(), resume=models / BEST).settings.max_steps == 6  # saved at step 5
 
 
+def test_a_raised_limit_that_was_requested_is_not_explained(trained: Path) -> None:
+    latest = trained / "models" / LATEST
+    by_command = resolve_request(read_overrides(options={"max_steps": "0"}), resume=latest)
+    by_app = RunRequest(Settings(models_dir=str(trained / "models")), resume=latest, as_saved=True)
+    assert by_command.settings.max_steps == 0
+    assert by_command.raised == by_app.with_changes(max_steps=0).located().raised == ()
+
+
 def test_resumed_settings_are_those_of_the_checkpoint_except_the_requested_ones(trained: Path) -> None:
     overrides = read_overrides(assignments=["seed=7"], options={"max_steps": "9"})
     request = resolve_request(overrides, resume=trained / "models" / LATEST)

@@ -251,7 +251,7 @@ def test_a_resume_logs_and_reports_the_limit_that_it_raises(tmp_path: Path):
     settings = tiny_settings(tmp_path, max_steps=6)
     train(settings)
     controller = TrainingController(open_run, lambda _: None, tmp_path / "gpt-tui.log")
-    assert controller.start(RunRequest(settings, resume="newest", changes={"max_steps": 0, "max_epochs": 1}))
+    assert controller.start(RunRequest(settings, resume="newest", changes={"max_epochs": 1}))
     assert controller.join(DEADLINE_S)
     controller.drain()
     assert controller.warning.startswith("the run had reached max_steps=6: it is lifted")
