@@ -374,6 +374,16 @@ def test_the_question_before_a_deletion_names_what_is_lost(contents: FolderConte
     assert "current run" not in asked("long/ckpt_latest", running_in=folder)
 
 
+def test_a_checkpoint_with_another_of_its_step_is_deleted_without_a_warning(contents: FolderContents):
+    latest, best = named(contents, "ckpt_latest"), named(contents, "best_model")
+    assert latest.info is not None
+    twin = best._replace(found=msgspec.structs.replace(best.found, state=latest.info.state))
+    for other, warns in ((best, True), (twin, False)):
+        assert (
+            "newest checkpoint to resume" in deletion_question(latest, [latest, other], {}, running_in=None)
+        ) is warns
+
+
 def test_an_empty_folder_names_the_next_step():
     keys = {"go.train": "F2", "train.start": "s", "train.save": "w"}
     assert "F2, then s" in empty_text("models", (), keys, running=False)
