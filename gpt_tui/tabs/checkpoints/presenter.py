@@ -379,7 +379,7 @@ def deletion_question(
     same_folder = [other for other in files if other.stamp.path.parent == file.stamp.path.parent]
     usable = [other.found for other in same_folder if verification_of(other, known).state != "damaged"]
     to_resume, to_chat = resume_candidates(usable), chat_candidates(usable)
-    if to_resume[:1] == [file.found] and not any(other.step == file.found.step for other in to_resume[1:]):
+    if to_resume[:1] == [file.found] and not any(other.step == to_resume[0].step for other in to_resume[1:]):
         then = f"the next one is at step {integer(to_resume[1].step)}" if to_resume[1:] else "there is no other one"
         lines.append(f"! This is the newest checkpoint to resume from; {then}.")
     if to_chat[:1] == [file.found] and file.found.kind == "best":
