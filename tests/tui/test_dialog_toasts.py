@@ -9,12 +9,15 @@ from textual.app import App
 from textual.screen import Screen
 from textual.widgets._toast import Toast
 
+from gpt_core.formats.checkpoint import peek_checkpoint
 from gpt_tui.session.phase import Phase
 from gpt_tui.shared.dialogs import delete_question
 from gpt_tui.shared.file_name_dialog import FileNameScreen
 from gpt_tui.shell.help import HelpScreen
+from gpt_tui.tabs.train.resume_dialog import ResumeScreen
 from tests.tui.samples import learned
 from tests.tui.still_app import still_app
+from tests.tui.stored_files import save
 
 pytestmark = pytest.mark.slow
 
@@ -22,6 +25,7 @@ WARNING = "This is the newest checkpoint of the run: without it, the run cannot 
 SCREENS = {
     "delete": lambda: delete_question("ckpt_latest", WARNING),
     "file name": lambda: FileNameScreen("Save as file", "The file is read with --config.", "gpt.toml"),
+    "train longer": lambda: ResumeScreen(peek_checkpoint(save(Path("ckpt_latest.safetensors"), 0.0))),
     "help": lambda: HelpScreen("train", {}),
 }
 
@@ -58,6 +62,23 @@ async def test_a_dialog_leaves_notifications_the_rows_below_it(rows: int, has_ro
         await pilot.pause()
         await pilot.pause()
         assert bool(visible_toasts(screen)) is has_room
+
+
+@pytest.mark.essential
+async def test_a_notification_is_shown_once_while_a_dialog_is_open() -> None:
+    async with PlainApp().run_test(size=(80, 40), notifications=True) as pilot:
+        below, dialog = pilot.app.screen, SCREENS["delete"]()  # type: ignore[no-untyped-call]
+        pilot.app.notify("notification", timeout=60)
+        await pilot.pause()
+        assert len(below.query(Toast)) == 1
+        pilot.app.push_screen(dialog)
+        for _ in range(3):
+            await pilot.pause()
+        assert [len(screen.query(Toast)) for screen in (below, dialog)] == [0, 1]
+        dialog.dismiss("")
+        for _ in range(3):
+            await pilot.pause()
+        assert len(below.query(Toast)) == 1
 
 
 @pytest.mark.parametrize("name", SCREENS)

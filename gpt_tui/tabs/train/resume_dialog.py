@@ -9,7 +9,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, Static
 
 from gpt_core.config.settings import NO_EPOCH_LIMIT
@@ -18,6 +17,7 @@ from gpt_core.errors import ConfigError
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.training.request import raised_limits
 from gpt_tui.session.outcome_text import ENDINGS
+from gpt_tui.shared.dialog import Dialog
 from gpt_tui.shared.formatting import integer
 from gpt_tui.shared.pasting import LineInput
 from gpt_tui.shared.sanitize import one_line
@@ -56,7 +56,7 @@ def limits_to_ask(info: CheckpointInfo) -> dict[str, str]:
     return {name: f"{raised.get(name, getattr(info.settings, name)):.15g}" for name in (*time, *names)}
 
 
-class ResumeScreen(ModalScreen[dict[str, object] | None]):
+class ResumeScreen(Dialog[dict[str, object] | None]):
     """Returns the settings that were changed or raised, None if the dialog is cancelled."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Cancel", key_display="esc")]
