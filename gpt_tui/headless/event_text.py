@@ -71,7 +71,8 @@ def news(event: ev.AnyEvent, history: RunState) -> list[tuple[str, Tone]]:
         case ev.SampleWritten():
             text = one_line(event.prompt + shown_continuation(event.text), SAMPLE_CHARACTERS)
             lines = [(f"sample at step {integer(event.step)}: {text}", "dim")]
-            return [*lines, (copied, "dim")] if (copied := copied_text(event.copied, event.searched)) else lines
+            copied = copied_text(event.copied, event.searched, sample=event.prompt + event.text)
+            return [*lines, (copied, "dim")] if copied else lines
         case ev.ExchangeMeasured():
             return [(f"exchange at step {integer(event.step)}: {exchange_text(event)}", "dim")]
         case ev.CheckpointSaved():

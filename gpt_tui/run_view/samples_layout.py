@@ -71,7 +71,7 @@ def timeline(
         is_best = sample.step == best_step and sample.evaluation is not None
         lines.append(head(sample, is_best, width, before=fine_tunes and sample.step == 0))
         lines += body(sample.prompt, sample.text, width)
-        if copied := copied_text(sample.copied, sample.searched):
+        if copied := copied_text(sample.copied, sample.searched, sample=sample.prompt + sample.text):
             lines.append((Span("rail", RAIL), Span("note", shortened(copied, max(1, width - len(RAIL))))))
     return Timeline(tuple(lines), tuple(starts))
 

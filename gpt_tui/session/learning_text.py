@@ -64,15 +64,17 @@ def gap_text(train_loss: float, eval_loss: float, passes: float) -> str:
     return str(gap_of(train_loss, eval_loss, passes) or "")
 
 
-def copied_text(passage: str | None, searched: int = 0, length: int = MAX_PASSAGE) -> str:
+def copied_text(passage: str | None, searched: int = 0, length: int = MAX_PASSAGE, *, sample: str = "") -> str:
     """Return the longest passage of a sample from the training text; "" where it is not known.
 
-    Its length is in words, or in characters in a script without spaces between words.
+    Its length is in words, without those that it has only a part of, or in characters in a script without spaces
+    between words, and where less than two words are left.
 
     Args:
         passage: The passage; "" for none, None if unknown.
         searched: Tokens at the start of the training text that were searched; 0 for all.
         length: Maximum number of characters of the passage that are shown.
+        sample: The prompt and the sample.
     """
     if passage is None:
         return ""
@@ -80,6 +82,18 @@ def copied_text(passage: str | None, searched: int = 0, length: int = MAX_PASSAG
     words = passage.split()
     if not words:
         return f"no passage from {where}"
-    is_counted_in_words = len(words) > 1 and not any(map(is_unspaced, passage))
-    count = counted(len(words), "word") if is_counted_in_words else counted(len("".join(words)), "character")
+    count = counted(len("".join(words)), "character")
+    if not any(map(is_unspaced, passage)) and len(whole := whole_words(passage, sample).split()) > 1:
+        count, passage = counted(len(whole), "word"), " ".join(whole)
     return f"longest passage from {where}: {count}: “{one_line(passage, length)}”"
+
+
+def whole_words(passage: str, sample: str) -> str:
+    """Return a passage of a sample without the words at its start and end that it has only a part of."""
+    start = sample.rfind(passage)
+    before, after = sample[: max(0, start)], sample[start + len(passage) :] if start >= 0 else ""
+    if before[-1:].isalnum() and passage[:1].isalnum():
+        passage = passage[len(passage.split()[0]) :]
+    if after[:1].isalnum() and passage[-1:].isalnum():
+        passage = passage[: -len(passage.split()[-1])]
+    return passage

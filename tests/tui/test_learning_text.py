@@ -51,6 +51,21 @@ def test_a_passage_is_counted_in_words_or_characters(passage: str | None, words:
     assert copied_text(passage) == words
 
 
+@pytest.mark.parametrize(
+    ("passage", "sample", "found"),
+    [
+        ("ive of other dela", "the driive of other delay he", "2 words: “of other”"),
+        ("his gratitud", "think his gratitude, and", "11 characters: “his gratitud”"),
+        (" of the young man,", "It was of the young man, and", "4 words: “of the young man,”"),
+        ("of the", "It was of the", "2 words: “of the”"),
+        ("of the y", "It was of the, or of the young", "2 words: “of the”"),
+        ("ab", "cabd", "2 characters: “ab”"),
+    ],
+)
+def test_a_passage_is_counted_in_whole_words(passage: str, sample: str, found: str):
+    assert copied_text(passage, sample=sample) == f"longest passage from the training text: {found}"
+
+
 def test_a_part_of_a_long_text_is_named():
     assert "from the first 33.6M tokens of the training text: 2 words" in copied_text("a b", 1 << 25)
 
