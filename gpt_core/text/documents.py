@@ -1,8 +1,8 @@
 """Cut text of any size into documents, in bounded memory.
 
 A document is a paragraph (separated by blank lines), a line, or the entire file. Line breaks inside a paragraph are
-preserved, CRLF as CRLF. The line breaks that end a document are not part of it, nor are blank lines and a byte order
-mark at the beginning of the file. No other byte is changed: text need not be valid UTF-8 and may contain NULs.
+preserved, CRLF as CRLF. The line breaks that end a document are not part of it, nor are blank lines. No other byte is
+changed: text need not be valid UTF-8 and may contain NULs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ def document_parts(blocks: Iterable[bytes], kind: DocumentKind) -> Iterator[tupl
     Yields:
         Pairs of text and whether the document ends with it. Cuts are never inside a UTF-8 character.
     """
-    blocks = without_byte_order_mark(blocks)
     if kind == "file":
         return _entire_file(blocks)
     return _paragraphs(_lines(blocks)) if kind == "paragraph" else _filled_lines(_lines(blocks))

@@ -24,7 +24,7 @@ from gpt_core.progress import Progress, ignore_progress
 from gpt_core.text import corpus
 from gpt_core.text.compression import MAGIC, decompressed
 from gpt_core.text.corpus import text_blocks
-from gpt_core.text.documents import PART_BYTES, DocumentKind, document_parts
+from gpt_core.text.documents import PART_BYTES, DocumentKind, document_parts, without_byte_order_mark
 from gpt_core.text.encodings import AS_BYTES, USE_AS_BYTES, UTF8, find_encoding, is_byte_order_mark, utf8_blocks
 from gpt_core.text.records import json_texts, parquet_texts
 from gpt_core.text.source import TextSource
@@ -56,12 +56,12 @@ class OpenFile:
     raw: Iterator[bytes]
     """The rest of its bytes."""
     contents: Iterator[bytes]
-    """Text in UTF-8 in blocks; of records, one text per record."""
+    """Text in UTF-8 in blocks, without a byte order mark; of records, one text per record."""
     is_records: bool
 
     @property
     def is_plain(self) -> bool:
-        """True if the contents are the bytes of the file."""
+        """True if the contents are the bytes of the file, but for a byte order mark."""
         return self.reading in _PLAIN
 
 
@@ -203,7 +203,7 @@ def open_file(
         CorpusError: The file cannot be read, or is not text.
     """
     if source.allow_binary:
-        return OpenFile(AS_BYTES, raw, raw, False)
+        return OpenFile(AS_BYTES, raw, without_byte_order_mark(raw), False)
     head, blocks = _peek(raw)
     name, readings = PurePath(path.name.lower()), []
     if (suffix := name.suffix) in MAGIC:
@@ -217,7 +217,7 @@ def open_file(
     if found := not_text(head, "" if encoding == UTF8 else encoding):
         remedy = f"set encoding={found.encoding}" if found.encoding else found.remedy
         raise _not_text(path, source, found.kind, _REMEDIES.get(found.kind, remedy))
-    texts = utf8_blocks(blocks, encoding, str(path))
+    texts = without_byte_order_mark(utf8_blocks(blocks, encoding, str(path)))
     readings.append(encoding)
     is_records = name.suffix in JSON_LINES
     if is_records:
@@ -376,7 +376,7 @@ def sample_texts(source: TextSource, kind: DocumentKind, max_bytes: int) -> Iter
     first = source.files[0]
     if len(source.files) == 1 and open_file(first, source, text_blocks(first)).is_plain:
         for window in sample_windows(first, max_bytes):
-            yield from (part for part, _ in document_parts(window, kind))
+            yield from (part for part, _ in document_parts(without_byte_order_mark(window), kind))
         return
     stride = math.ceil(sum(map(size_of, source.files)) / max_bytes)
     reader = TextReader(source, has_digest=False)

@@ -12,7 +12,6 @@ import msgspec
 
 from gpt_core.errors import CorpusError, install_hint
 from gpt_core.progress import Progress
-from gpt_core.text.documents import without_byte_order_mark
 
 MAX_LINE_BYTES = 64 << 20  # of JSON, which is decoded at once
 ROWS_PER_BATCH = 256  # of a Parquet file; its rows are decoded page by page
@@ -48,7 +47,7 @@ def _lines(blocks: Iterable[bytes], name: str) -> Iterator[bytes]:
     """Yield the lines."""
     rest = bytearray()
     lines = 0
-    for block in without_byte_order_mark(blocks):
+    for block in blocks:
         *ended, last = block.split(b"\n")
         for line in ended:
             yield bytes(rest) + line

@@ -30,7 +30,7 @@ def written(folder: Path, text: str, stored_as: str, **reading: str) -> TextSour
 
 
 def read(source: TextSource) -> str:
-    return b"".join(TextReader(source).contents()).decode().removeprefix("\ufeff")
+    return b"".join(TextReader(source).contents()).decode()
 
 
 def refusal(source: TextSource) -> str:

@@ -16,7 +16,7 @@ from gpt_core.errors import CorpusError, TokenizerError
 from gpt_core.text import cache_files, corpus, token_cache, token_file
 from gpt_core.text import documents as documents_module
 from gpt_core.text.cache_files import cache_folders, new_cache_file
-from gpt_core.text.reader import documents, text_sha256
+from gpt_core.text.reader import TextReader, documents, text_sha256
 from gpt_core.text.source import TextSource, text_source
 from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
 from gpt_core.text.token_file import HEADER_BYTES, Header
@@ -359,6 +359,15 @@ def test_the_bytes_of_a_text_are_those_that_a_lossy_tokenizer_keeps(text):
     tokens = load_tokens(any_bytes(text), AsciiTokenizer([], 260), "paragraph")
     assert tokens.bytes == tokens.target_bytes == len("hello,wrld!itwaslate.")
     assert load_tokens(any_bytes(text), PIECES, "paragraph").bytes == len(text.read_bytes())
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_not_part_of_the_text(text, encoding):
+    words = "Hello, Wörld!\n\nIt was late.\n"
+    text.write_text(words, encoding)
+    tokens = load_tokens(text_source(text), PIECES, "paragraph")
+    assert tokens.bytes == len(words.encode())
+    assert b"".join(TextReader(text_source(text)).contents()) == words.encode()
 
 
 def test_memory_is_bounded_while_a_text_is_encoded(text, monkeypatch):
