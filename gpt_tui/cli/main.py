@@ -279,7 +279,10 @@ def add_tokenize(parser: Parser) -> None:
     """Add the options of `gpt-tui tokenize`."""
     text = "texts to encode and decode: files, folders or patterns"
     parser.add_argument("files", metavar="FILE", nargs="+", help=text)
-    text = "checkpoint whose tokenizer to use (default: a tokenizer for the training text)"
+    text = (
+        "checkpoint whose tokenizer to use (default: best_model, else the newest; without one, or with options such as "
+        "--train-file, --preset or --set vocab_size=N, a tokenizer trained on the training text)"
+    )
     parser.add_argument("--model", metavar="FILE", help=text)
     text = "also print the text with | between its tokens; with --json, a list of them"
     parser.add_argument("--show-tokens", action="store_true", help=text)

@@ -135,16 +135,25 @@ def load_chosen(options: Namespace) -> ModelBundle:
     if options.model is not None:
         return load_bundle(typed_path(options.model, "--model"))
     folder = typed_path(options.models_dir or Settings().models_dir, "--models-dir")
+    if (model := load_from_folder(folder)) is not None:
+        return model
+    from gpt_tui.session.run_finder import log_folders
+
+    there = "" if options.models_dir is None else f" --models-dir {shlex.quote(str(folder))}"
+    remedy = f"train a model with `gpt-tui{there}`, or name a checkpoint with --model FILE"
+    if below := [found for found in log_folders([folder]) if found != folder]:
+        others = f" and {len(below) - 1} more" if len(below) > 1 else ""
+        remedy = f"name a folder of a run with --models-dir: {below[0]}{others}"
+    raise CheckpointError(f"no checkpoint in {folder}; {remedy}")
+
+
+def load_from_folder(folder: Path) -> ModelBundle | None:
+    """Load the best model of a folder, else its newest; None without a valid one. Print what is damaged.
+
+    Raises:
+        ConfigError: The folder is a file.
+    """
     loaded = CheckpointStore(folder).load_for_chat()
     for damaged in loaded.damaged:
         print(f"gpt-tui: skipped: {one_line(damaged.error)}", file=sys.stderr)
-    if loaded.checkpoint is None:
-        from gpt_tui.session.run_finder import log_folders
-
-        there = "" if options.models_dir is None else f" --models-dir {shlex.quote(str(folder))}"
-        remedy = f"train a model with `gpt-tui{there}`, or name a checkpoint with --model FILE"
-        if below := [found for found in log_folders([folder]) if found != folder]:
-            others = f" and {len(below) - 1} more" if len(below) > 1 else ""
-            remedy = f"name a folder of a run with --models-dir: {below[0]}{others}"
-        raise CheckpointError(f"no checkpoint in {folder}; {remedy}")
-    return bundle_of(loaded.checkpoint)
+    return bundle_of(loaded.checkpoint) if loaded.checkpoint is not None else None

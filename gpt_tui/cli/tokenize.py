@@ -11,15 +11,27 @@ import msgspec
 from gpt_core.config.settings import Settings
 from gpt_core.errors import EXIT_FAILED, EXIT_OK
 from gpt_core.formats.bundle import load_bundle
+from gpt_core.home import expand_home
+from gpt_core.model.bundle import ModelBundle
 from gpt_core.text.reader import TextReader
 from gpt_core.text.source import TextSource
 from gpt_core.text.token_cache import load_or_train_tokenizer
 from gpt_core.tokenizers import Tokenizer
 from gpt_core.training.setup import named_text, text_sources
-from gpt_tui.cli.options import report_text_note, resolve_settings, typed_path
+from gpt_tui.cli.options import (
+    load_chosen,
+    load_from_folder,
+    report_text_note,
+    requested_settings,
+    resolve_settings,
+    typed_path,
+)
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.shared.formatting import counted, integer, short
 from gpt_tui.shared.sanitize import one_line, valid_utf8
+
+TRAINED_BY = ("train_file", "synthetic_text", "vocab_size", "tokenizer", "document", "minutes")
+"""Settings that ask for a tokenizer of a training text."""
 
 
 class Tokenization(msgspec.Struct, frozen=True):
@@ -41,8 +53,7 @@ class Tokenization(msgspec.Struct, frozen=True):
 def tokenize(options: Namespace) -> int:
     """Run `gpt-tui tokenize`: print token counts; the exit code is 0 if decoding restores the bytes."""
     settings = resolve_settings(options).settings
-    given = typed_path(options.model, "--model") if options.model is not None else settings.init_from
-    model = load_bundle(given) if given else None
+    model = chosen_model(options, settings)
     if model and model.settings.allow_binary:
         settings = msgspec.structs.replace(settings, allow_binary=True)
     source = named_text(settings, [typed_path(name) for name in options.files])
@@ -64,6 +75,24 @@ def tokenize(options: Namespace) -> int:
             print()
             print_tokens(source, tokenizer)
     return EXIT_OK if found.round_trip else EXIT_FAILED
+
+
+def chosen_model(options: Namespace, settings: Settings) -> ModelBundle | None:
+    """Return the model whose tokenizer to use; None for a tokenizer of the training text.
+
+    Raises:
+        GptError: There is no such checkpoint, or it is damaged.
+    """
+    if options.model is not None:
+        return load_chosen(options)
+    if settings.init_from:
+        return load_bundle(settings.init_from)
+    requested = requested_settings(options)
+    if requested.preset is not None or any(name in requested.values for name in TRAINED_BY):
+        return None
+    if options.models_dir is not None:
+        return load_chosen(options)
+    return load_from_folder(expand_home(settings.models_dir))
 
 
 def token_ids(source: TextSource, tokenizer: Tokenizer) -> Iterator[int]:

@@ -31,6 +31,28 @@ def test_tokenize_reports_counts_and_an_exact_round_trip(program: Callable[..., 
     assert json.loads(by_model.stdout)["tokenizer_from"] == "models/ckpt_latest.safetensors"
 
 
+def test_tokenize_takes_the_tokenizer_of_the_run_in_the_folder(
+    program: Callable[..., Result], trained: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "my.txt").write_text("The cat sat on the mat.")
+    (tmp_path / "empty").mkdir()
+
+    def origin(*options: str, cwd: Path) -> str:
+        run = program("tokenize", str(tmp_path / "my.txt"), "--json", *options, cwd=cwd)
+        assert (run.returncode, run.stderr) == (0, "")
+        return str(json.loads(run.stdout)["tokenizer_from"])
+
+    assert origin(cwd=trained) == "models/best_model.safetensors"
+    assert origin("--text-field", "body", "--seed", "3", cwd=trained) == "models/best_model.safetensors"
+    folder = trained / "models"
+    assert origin("--models-dir", str(folder), cwd=tmp_path) == str(folder / "best_model.safetensors")
+    assert origin("--set", "vocab_size=300", cwd=trained) == "data/raw/train.en"
+    assert origin("--train-file", str(tmp_path / "my.txt"), cwd=trained) == str(tmp_path / "my.txt")
+    missing = program("tokenize", "my.txt", "--models-dir", "empty", cwd=tmp_path)
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert missing.stderr.startswith("gpt-tui: no checkpoint in empty; ")
+
+
 def test_tokenize_shows_the_text_cut_into_tokens(program: Callable[..., Result], tmp_path: Path, trained: Path) -> None:
     text = "The cat sat on the mat.\n\nThe bat\x1b sat "
     (tmp_path / "my.txt").write_text(text)
