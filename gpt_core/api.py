@@ -40,6 +40,7 @@ from gpt_core.model.parameters import Parameters
 from gpt_core.model.scores import EvalScores
 from gpt_core.model.stored_weights import StoredWeights, WeightFormat
 from gpt_core.progress import Progress, ignore_progress
+from gpt_core.text.documents import DocumentKind
 from gpt_core.text.source import PathLike
 from gpt_core.text.token_cache import load_tokens
 from gpt_core.tokenizers import Tokenizer
@@ -431,6 +432,8 @@ class Model:
         *,
         encoding: str | None = None,
         text_field: str | None = None,
+        document: DocumentKind | None = None,
+        allow_binary: bool | None = None,
         progress: Progress = ignore_progress,
     ) -> EvalResult:
         """Evaluate the model on a text: loss, perplexity, accuracy, bits_per_byte, tokens.
@@ -441,13 +444,19 @@ class Model:
             file: Text, of the same kinds as the `train_file` of `train`.
             encoding: Encoding of files that are not UTF-8; None for the setting of the model's run.
             text_field: Field of JSON Lines and Parquet files; None for the setting of the model's run.
+            document: "paragraph", "line" or "file": one document of a text file; None for the setting of the model's
+                run. Scores of a text that is cut into other documents are not comparable.
+            allow_binary: Take the bytes of files that are not text; None for the setting of the model's run.
             progress: Receives the activity and its completed fraction.
 
         Raises:
-            ConfigError: There is no such encoding.
+            ConfigError: There is no such encoding or kind of document.
             CorpusError: A file cannot be read, or is not text and `allow_binary` is off; or the text is too short.
         """
-        given = {"eval_file": file, "encoding": encoding, "text_field": text_field}
+        given = {
+            "eval_file": file, "encoding": encoding, "text_field": text_field, "document": document,
+            "allow_binary": allow_binary,
+        }  # fmt: skip
         values = {
             name: checked(name, parsed(name, value), "argument") for name, value in given.items() if value is not None
         }

@@ -471,6 +471,7 @@ def test_a_run_and_an_evaluation_accept_several_texts_of_several_kinds(tmp_path:
     with pytest.raises(CorpusError, match=r"c\.txt is not UTF-8: .* set encoding=cp1252"):
         model.evaluate(folder)
     assert model.evaluate(folder, encoding="cp1252").tokens > scores.tokens
+    assert model.evaluate(folder, allow_binary=True).tokens > 2 * scores.tokens
     with pytest.raises(ConfigError, match="encoding: got 'nothing'"):
         model.evaluate(folder, encoding="nothing")
 

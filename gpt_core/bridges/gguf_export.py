@@ -51,6 +51,7 @@ def write_model(bundle: ModelBundle, path: Path, number_type: str, progress: Pro
         "general.name": f"gpt-tui {bundle.preset_name or 'model'}, step {bundle.step}",
         "general.file_type": FILE_TYPES[number_type],
         "general.quantization_version": QUANTIZATION_VERSION,
+        gguf_model.DOCUMENT: bundle.settings.document,
         **gguf_model.shape_values(shape),
         **tokenizer_values(bundle.tokenizer),
     }

@@ -49,7 +49,7 @@ def read_file(path: Path) -> SourceModel:
         shape = gguf_model.shape_of(values, tied_head=_has_tied_head(path, header))
     except KeyError as error:
         raise ModelImportError(f"{path}: the key {error} is missing or of another type") from None
-    settings = settings_of(shape, path)
+    settings = settings_of(shape, path, values.get(gguf_model.DOCUMENT, "paragraph"))
     if shape.positions == "rope":
         check_rules(path, qwen3.gguf_rules(values, shape))
     try:

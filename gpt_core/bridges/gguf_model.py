@@ -26,6 +26,8 @@ from gpt_core.tokenizers.protocol import SPECIAL_NAMES
 ARCHITECTURE = "gpt2"
 TOKENIZER = "tokenizer.ggml."
 """Begins the keys of the tokenizer"""
+DOCUMENT = "gpt_tui.document"
+"""Key of the setting `document`, which decides on what an import is evaluated; other programs ignore it"""
 LONGEST_MATCH, BYTE_PAIRS = "rwkv", "gpt2"  # models of tokenizers
 EPSILON = 1e-5
 NORMAL, CONTROL, UNUSED = 1, 3, 5  # types of tokens

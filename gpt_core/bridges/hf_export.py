@@ -34,8 +34,9 @@ def write_model(bundle: ModelBundle, folder: Path, _number_type: str, progress: 
     shape, tokenizer = bundle.settings.shape, bundle.tokenizer
     places = huggingface.places(shape)
     tokenizer_file = tokenizer_json(tokenizer)
+    config = huggingface.config(shape, tokenizer) | {huggingface.DOCUMENT: bundle.settings.document}
     texts = {
-        huggingface.CONFIG: _json(huggingface.config(shape, tokenizer)),
+        huggingface.CONFIG: _json(config),
         huggingface.GENERATION_CONFIG: _json(generation_config(bundle)),
         huggingface.TOKENIZER: _json(tokenizer_file),
         huggingface.TOKENIZER_CONFIG: _json(tokenizer_config(tokenizer_file, tokenizer, shape.seq_len)),

@@ -98,7 +98,7 @@ def read_folder(folder: Path) -> SourceModel:
             f"{folder} has no {CONFIG}: expected a folder that `save_pretrained` of transformers wrote"
         )
     config = read_config(folder / CONFIG)
-    settings = settings_of(config.shape, folder / CONFIG)
+    settings = settings_of(config.shape, folder / CONFIG, config.gpt_tui_document)
     stored = stored_tensors(folder, config.model_type)
     tokenizer = read_tokenizer(folder, config)
     check_tensors(folder, config.shape, stored)

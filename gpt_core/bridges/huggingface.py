@@ -16,6 +16,7 @@ from gpt_core.bridges.architecture import architecture_of
 from gpt_core.bridges.places import Place
 from gpt_core.config.settings import ModelShape
 from gpt_core.model.parameters import parameter_table
+from gpt_core.text.documents import DocumentKind
 from gpt_core.tokenizers import Tokenizer
 
 CONFIG = "config.json"
@@ -27,6 +28,9 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 VOCABULARY, MERGES = "vocab.json", "merges.txt"  # of byte-pair encoding without a tokenizer.json
 ADDED_TOKENS = "added_tokens.json"
 MODEL_CARD = "README.md"
+
+DOCUMENT = "gpt_tui_document"
+"""Key of `config.json`: the setting `document`, which decides on what an import is evaluated; others ignore it"""
 
 MODEL_TYPE = "gpt2"
 
@@ -62,6 +66,7 @@ class Config(msgspec.Struct, kw_only=True, frozen=True):
     """The matrix of the logits is that of the token embedding"""
     bos_token_id: int | None = 50256
     eos_token_id: int | list[int] | None = 50256
+    gpt_tui_document: DocumentKind = "paragraph"
 
     @property
     def shape(self) -> ModelShape:

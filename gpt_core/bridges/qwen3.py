@@ -18,6 +18,7 @@ from gpt_core.formats.gguf import Value
 from gpt_core.model.layers.embedding import WTE
 from gpt_core.model.layers.head import LM_HEAD
 from gpt_core.model.layers.rotary import BASE
+from gpt_core.text.documents import DocumentKind
 from gpt_core.tokenizers import Tokenizer
 
 NAME = "qwen3"
@@ -86,6 +87,7 @@ class Config(msgspec.Struct, kw_only=True, frozen=True):
     rope_parameters: dict[str, Any] | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
+    gpt_tui_document: DocumentKind = "paragraph"
 
     @property
     def shape(self) -> ModelShape:

@@ -27,7 +27,7 @@ class SourceModel(NamedTuple):
     """A model of another program: its description was checked, its weights are read by `chunks`.
 
     Attributes:
-        settings: Settings of its shape and its tokenizer.
+        settings: Settings of its shape, its tokenizer and its documents.
         tokenizer: Its tokenizer, of as many ids as the embedding has rows.
         chunks: Returns the values of a parameter of the table in pieces, in order. Raises ModelImportError.
     """
@@ -37,10 +37,15 @@ class SourceModel(NamedTuple):
     chunks: Callable[[str], Chunks]
 
 
-def settings_of(shape: ModelShape, path: Path) -> Settings:
-    """Return the settings of a model of this shape. Raises ModelImportError if the shape is not supported."""
+def settings_of(shape: ModelShape, path: Path, document: object) -> Settings:
+    """Return the settings of a model of this shape, of a run with this setting `document`.
+
+    Raises:
+        ModelImportError: A value is not supported.
+    """
     try:
-        values = {key: checked(key, value) for key, value in msgspec.structs.asdict(shape).items()}
+        given = msgspec.structs.asdict(shape) | {"document": document}
+        values = {key: checked(key, value) for key, value in given.items()}
         settings = msgspec.convert(values, Settings)
         check_together(settings)
     except ConfigError as error:

@@ -17,7 +17,7 @@ from gpt_core.formats import gguf
 from gpt_core.formats.bundle import load_bundle
 from gpt_core.formats.checkpoint import verify_checkpoint
 from gpt_core.model.bundle import ModelBundle
-from tests.bridges.samples import model, needs_tokenizers, random_bytes, texts
+from tests.bridges.samples import LAYERS, model, needs_tokenizers, random_bytes, texts
 
 Values = dict[str, gguf.Value]
 BYTE_PAIRS: Values = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.merges": ["a b"]}
@@ -58,6 +58,28 @@ def test_ids_that_no_token_has_come_back_unused(kind: str, tmp_path: Path) -> No
     assert len(exported.tokenizer.vocabulary) < 5000
     export_model(exported, kind, tmp_path / f"model{'.gguf' * (kind == 'gguf')}")
     assert imported(next(tmp_path.iterdir())).tokenizer.to_bytes() == exported.tokenizer.to_bytes()
+
+
+@pytest.mark.parametrize("layers", ["gpt2", "qwen3"])
+@pytest.mark.parametrize("kind", ["hf", "gguf"])
+def test_an_import_is_evaluated_on_the_documents_of_the_run(kind: str, layers: str, tmp_path: Path) -> None:
+    exported = model(document="line", **LAYERS[layers])
+    export_model(exported, kind, tmp_path / f"model{'.gguf' * (kind == 'gguf')}")
+    found = gpt_core.Model(imported(next(tmp_path.iterdir())))
+    (tmp_path / "text.txt").write_text("The cat sat.\nThe dog ran.\n\nA bird flew.\n")
+    assert found.evaluate(tmp_path / "text.txt") == gpt_core.Model(exported).evaluate(tmp_path / "text.txt")
+    tokens = [found.evaluate(tmp_path / "text.txt", document=document).tokens for document in ("line", "paragraph")]
+    assert found.evaluate(tmp_path / "text.txt").tokens == tokens[0] > tokens[1]
+
+
+@pytest.mark.parametrize("kind", ["hf", "gguf"])
+def test_an_unknown_kind_of_document_is_refused(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"model{'.gguf' * (kind == 'gguf')}"
+    export_model(model(), kind, path)
+    described = path if kind == "gguf" else path / "config.json"
+    described.write_bytes(described.read_bytes().replace(b"paragraph", b"paragrape"))
+    with pytest.raises(ModelImportError, match="document"):
+        imported(path)
 
 
 @pytest.mark.parametrize("number_type", ["f16", "bf16", "q8_0"])
