@@ -541,8 +541,8 @@ def checked_text(name: str, value: object) -> str:
 
 
 def checked_path(name: str, value: object) -> Path:
-    """Return the path of an argument, with `~` replaced. Raises ConfigError for anything but a string or a path."""
+    """Return the path of an argument, with `~` replaced. Raises ConfigError for "" and all but a string or a path."""
     path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
-    if not isinstance(path, str):
+    if not isinstance(path, str) or not path:
         raise ConfigError(f"{name}: got {shown(value)}, expected a path (from argument)")
     return expand_home(path)

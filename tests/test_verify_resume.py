@@ -122,7 +122,7 @@ def test_logs_are_compared_event_by_event(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--cut", "20"], "got --steps 20 and --cut 20, expected 1 <= cut < steps"),
+        (["--cut", "20"], "got --steps 20 and --cut 20, expected 1 <= --cut < --steps"),
         (["--steps", "x"], "--steps: got 'x', expected a whole number"),
         (["--models-dir", "x"], "--models-dir, --max-steps and --minutes have no effect here"),
         (["--train-file", "nowhere"], "nowhere"),

@@ -178,5 +178,5 @@ def check_resumable(checkpoint: Settings, requested: Settings, path: str) -> Non
     if differing:
         raise CheckpointError(
             f"{path} cannot be resumed with these settings: {'; '.join(differing)}. "
-            "Omit them, or start a new run with models_dir set to another folder"
+            "Omit them, or set models_dir to another folder for a new run"
         )

@@ -232,8 +232,10 @@ def named_text(settings: Settings, names: PathLike | Iterable[PathLike]) -> Text
     """Return the text of the named files, read as the settings say.
 
     Raises:
-        CorpusError: A file cannot be read or is not text, or there is only white space.
+        CorpusError: No file is named, a file cannot be read or is not text, or there is only white space.
     """
+    if not names:
+        raise CorpusError("got no text, expected the name of a file, a folder or a pattern")
     source = text_of(settings, names)
     require_readable(source)
     return source

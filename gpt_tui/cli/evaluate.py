@@ -15,6 +15,7 @@ from gpt_core.progress import Progress
 from gpt_core.text.token_cache import load_tokens
 from gpt_core.text.token_stream import TokenStream
 from gpt_core.training.setup import eval_text_of_run, named_text
+from gpt_tui.cli.main import option_of
 from gpt_tui.cli.options import load_chosen, with_options
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.shared.formatting import counted, fixed, integer, nats, percent, perplexity
@@ -50,7 +51,7 @@ def evaluate(options: Namespace) -> int:
             raise ConfigError(f"--set: got {shown(name)}, expected one of {', '.join(CHANGED)}")
     trained = load_chosen(options)
     model = with_options(trained, options, ("eval_file", "text_field", "encoding", "weights"))
-    given = [f"--{name.replace('_', '-')}" for name in ("text_field", "encoding") if getattr(options, name) is not None]
+    given = [option_of(name) for name in ("text_field", "encoding") if getattr(options, name) is not None]
     given += [f"--set {assignment}" for assignment in options.assignments]
     if given and options.eval_file is None:
         raise ConfigError(

@@ -22,7 +22,7 @@ def import_model(options: Namespace) -> int:
     """Run `gpt-tui import`: write the checkpoint and print what it holds and how to use it."""
     output = output_path(options.output, "--output") if options.output is not None else None
     with RunSignals(), ProgressLine() as waiting:  # a signal ends the import, which removes what it has written
-        info = import_checkpoint(typed_path(options.source), output, Path(Settings().models_dir), waiting)
+        info = import_checkpoint(typed_path(options.source, "DIR|FILE"), output, Path(Settings().models_dir), waiting)
     print("\n".join(map(one_line, report(info))))
     return EXIT_OK
 

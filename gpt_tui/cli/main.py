@@ -10,6 +10,7 @@ import argparse
 import difflib
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import import_module
@@ -71,6 +72,32 @@ class Parser(argparse.ArgumentParser):
             hint = f" (did you mean {near[0]}?)" if near else ""
             self.error(f"unknown {'option' if is_option else 'argument'} {unknown[0]!r}{hint}")
         return options
+
+    def as_typed(self, message: str, options: Options) -> str:
+        """Return a message of the core with the names of arguments and settings as options of this command.
+
+        A name at the beginning, such as `output: got x`, is that of an option if the value is that of this option.
+        Remedies such as `set text_field to` and `set hold_out=true` name the option, else `--set`.
+        """
+        name = message.partition(":")[0]
+        option = option_of(name)
+        is_typed = option in self._option_string_actions and getattr(options, name, None) is not None
+        without_source = message.removesuffix(f" (from {option})")
+        if is_typed and " (from " not in without_source:
+            message = option + without_source.removeprefix(name)
+
+        def remedy(found: re.Match[str]) -> str:
+            name, sign = found.groups()
+            if option_of(name) in self._option_string_actions:
+                return f"set {option_of(name)}{sign}"
+            return f"--set {name}=" if sign == "=" and "--set" in self._option_string_actions else found[0]
+
+        return re.sub(r"(?<![-\w])set ([a-z_]+)( to\b|=)", remedy, message)
+
+
+def option_of(name: str) -> str:
+    """Return the option that an argument or a setting of this name has."""
+    return f"--{name.replace('_', '-')}"
 
 
 def setting_named(option: str) -> str:
@@ -441,7 +468,13 @@ def run(arguments: list[str], ranks: Communicator | None) -> int:
     module, _, function = command.function.partition(":")
     with interrupt_exits():
         command_function = getattr(import_module(f"gpt_tui.cli.{module}"), function)
-    code: int = command_function(options)
+    from gpt_core.errors import GptError
+
+    try:
+        code: int = command_function(options)
+    except GptError as error:
+        error.args = (parser.as_typed(str(error), options),)
+        raise
     return code
 
 

@@ -78,7 +78,7 @@ def config_file(options: Namespace) -> Path | None:
     return typed_path(options.config, "--config") if options.config is not None else None
 
 
-def typed_path(name: str, option: str = "") -> Path:
+def typed_path(name: str, option: str) -> Path:
     """Return the path that an argument names, with a leading `~` expanded: shells leave that of `--option=~/x`.
 
     Args:
@@ -86,12 +86,14 @@ def typed_path(name: str, option: str = "") -> Path:
         option: Name of the option or argument, for the error message.
 
     Raises:
-        ConfigError: The home folder is unknown.
+        ConfigError: The path is empty, or the home folder is unknown.
     """
+    if not name:
+        raise ConfigError(f"{option}: got '', expected a path")
     try:
         return expand_home(name)
     except ConfigError as error:
-        raise ConfigError(f"{option}: {error}" if option else str(error)) from None
+        raise ConfigError(f"{option}: {error}") from None
 
 
 def output_path(name: str, option: str) -> Path:
@@ -134,12 +136,13 @@ def load_chosen(options: Namespace) -> ModelBundle:
     """
     if options.model is not None:
         return load_bundle(typed_path(options.model, "--model"))
-    folder = typed_path(options.models_dir or Settings().models_dir, "--models-dir")
+    given = options.models_dir is not None
+    folder = typed_path(options.models_dir if given else Settings().models_dir, "--models-dir")
     if (model := load_from_folder(folder)) is not None:
         return model
     from gpt_tui.session.run_finder import log_folders
 
-    there = "" if options.models_dir is None else f" --models-dir {shlex.quote(str(folder))}"
+    there = f" --models-dir {shlex.quote(str(folder))}" if given else ""
     remedy = f"train a model with `gpt-tui{there}`, or name a checkpoint with --model FILE"
     if below := [found for found in log_folders([folder]) if found != folder]:
         others = f" and {len(below) - 1} more" if len(below) > 1 else ""

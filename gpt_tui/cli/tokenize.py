@@ -56,7 +56,7 @@ def tokenize(options: Namespace) -> int:
     model = chosen_model(options, settings)
     if model and model.settings.allow_binary:
         settings = msgspec.structs.replace(settings, allow_binary=True)
-    source = named_text(settings, [typed_path(name) for name in options.files])
+    source = named_text(settings, [typed_path(name, "FILE") for name in options.files])
     tokenizer, origin = (model.tokenizer, str(model.path or "")) if model else tokenizer_of(settings)
     found = tokenized(source, tokenizer, origin)
     if options.json:

@@ -19,7 +19,7 @@ def verify(options: Namespace) -> int:
     codes = {EXIT_OK}
     for name in options.files:
         try:
-            info = verify_checkpoint(typed_path(name))
+            info = verify_checkpoint(typed_path(name, "FILE"))
             scores = f", {scores_text(info.scores)}" if info.scores else ""
             print(one_line(f"{name}: OK, {info.kind}, step {integer(info.step)}{scores}, {size(info.size)}"))
         except GptError as error:

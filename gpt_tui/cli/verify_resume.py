@@ -73,7 +73,7 @@ def verify_resume(options: Namespace) -> int:
 def check_options(options: Namespace) -> None:
     """Raise InputError for options that contradict each other."""
     if not 1 <= options.cut < options.steps:
-        raise InputError(f"got --steps {options.steps} and --cut {options.cut}, expected 1 <= cut < steps")
+        raise InputError(f"got --steps {options.steps} and --cut {options.cut}, expected 1 <= --cut < --steps")
     refuse_run_length(options, "verify-resume trains in temporary folders")
 
 

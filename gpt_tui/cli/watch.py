@@ -31,7 +31,7 @@ def watch(options: Namespace) -> int:
 def watched_folder(named: str | None) -> Path:
     """Return the named folder, else the one in training, else the last one. Raises InputError."""
     usual = Path(Settings().models_dir)
-    folder = typed_path(named) if named is not None else folder_of_interest(usual, Path()) or usual
+    folder = typed_path(named, "DIR") if named is not None else folder_of_interest(usual, Path()) or usual
     try:
         is_folder, is_there = folder.is_dir(), folder.exists()
     except (OSError, ValueError):

@@ -32,7 +32,7 @@ from tests.program import run_program
         (["--train-only", "--set", "lr=0.01"], "unknown setting 'lr': did you mean learning_rate?"),
         (["--train-only", "--set", "n_layer=2"], "did you mean layers?"),
         (["--train-only", "--seed", "x"], "seed: got 'x', expected a whole number"),
-        (["--train-only", "--max-steps", "-1"], "max_steps: got -1"),
+        (["--train-only", "--max-steps", "-1"], "--max-steps: got -1"),
         (["--train-only", "--config", "nowhere.toml"], "nowhere.toml: No such file"),
         (["--train-only", "--train-file", "nowhere.txt"], "nowhere.txt"),
         (["serve", "--train-file", "nowhere.txt"], "cannot read the text nowhere.txt: No such file"),
@@ -68,6 +68,63 @@ def test_invalid_arguments_print_one_line_and_exit_with_2(
     assert err.rstrip("\n").isprintable()
     assert out == ""
     assert list(empty_folder.iterdir()) in ([], [empty_folder / "models"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["config", "--seed", "-1"], "--seed: got -1, expected a whole number of at least 0 and at most 2^63 - 1"),
+        (
+            ["config", "--seed", "3", "--set", "seed=-1", "--config", "c.toml"],
+            "seed: got -1, expected a whole number of at least 0 and at most 2^63 - 1 (from --set)",
+        ),
+        (["config", "--init-from", "x"], "--init-from: x: No such file or directory; name a checkpoint (.safetensors)"),
+        (
+            ["config", "--set", "init_from=x"],
+            "init_from: x: No such file or directory; name a checkpoint (.safetensors)",
+        ),
+        (["export", "hf", "x", "--type", "f16"], "--type: got 'f16', expected f32 for hf"),
+        (
+            ["train", "--train-file", "a.jsonl"],
+            "a.jsonl: line 1 has no field 'text': got body; set --text-field to the one with the text",
+        ),
+        (
+            ["train", "--train-file", "short.txt"],
+            "short.txt is not UTF-8: got 0xe9 at byte 3 (line 1), the last byte and the only one beyond ASCII, which "
+            "is too little to guess the encoding from; remove it, set --encoding to that of the text, or "
+            "--set allow_binary=true to use its bytes as they are",
+        ),
+    ],
+)
+def test_errors_name_options_as_they_are_typed(
+    arguments: list[str], line: str, empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (empty_folder / "c.toml").write_text("seed = 5\n")
+    (empty_folder / "a.jsonl").write_text('{"body": "x"}\n')
+    (empty_folder / "short.txt").write_bytes(b"caf\xe9")
+    assert cli.main(arguments) == 2
+    assert capsys.readouterr().err == f"gpt-tui: {line}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["generate", "x", "--model", ""], "--model"),
+        (["generate", "x", "--models-dir", ""], "--models-dir"),
+        (["generate", "--prompt-file", ""], "--prompt-file"),
+        (["config", "--config", ""], "--config"),
+        (["export", "hf", ""], "PATH"),
+        (["import", ""], "DIR|FILE"),
+        (["import", "x", "--output", ""], "--output"),
+        (["tokenize", ""], "FILE"),
+        (["watch", ""], "DIR"),
+    ],
+)
+def test_an_empty_path_is_refused(
+    arguments: list[str], name: str, empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 2
+    assert capsys.readouterr().err == f"gpt-tui: {name}: got '', expected a path\n"
 
 
 def test_a_folder_of_runs_names_those_below_it(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

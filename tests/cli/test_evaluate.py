@@ -88,7 +88,7 @@ def test_evaluate_scores_texts_of_several_kinds_like_one_plain_text(
         assert json.loads(run.stdout)["loss"] == plain["loss"]
     run = program("evaluate", "--eval-file", str(folder))
     assert (run.returncode, run.stdout) == (2, "")
-    assert "c.jsonl: line 1 has no field 'text': got body; set text_field to the one with the text" in run.stderr
+    assert "c.jsonl: line 1 has no field 'text': got body; set --text-field to the one with the text" in run.stderr
     (folder / "b.txt").write_bytes(b"%PDF-1.7")
     run = program("evaluate", "--text-field", "body", "--eval-file", str(folder))
     assert run.returncode == 2

@@ -56,6 +56,9 @@ def test_a_gguf_file_is_recognized_by_its_contents(program: Callable[..., Result
     run = program("generate", "It was", "--model", str(path))
     assert run.returncode == 2
     assert f"{path} is a model in GGUF, expected a checkpoint; import it first: gpt-tui import {path}" in run.stderr
+    refused = program("import", str(path), "--output", "own.bin")
+    expected = "gpt-tui: --output: got own.bin, expected a name that ends in .safetensors\n"
+    assert (refused.returncode, refused.stderr) == (2, expected)
     assert program("import", str(path), "--output", str(tmp_path / "own.safetensors")).returncode == 0
     text.write_text("this is no model")
     assert "is not a gpt-tui checkpoint" in program("generate", "It was", "--model", str(text)).stderr
@@ -67,13 +70,13 @@ def test_a_gguf_file_is_recognized_by_its_contents(program: Callable[..., Result
     [
         (("hf", "models"), "models exists already; remove it, or export to another path"),
         (("gguf", "models/best_model.safetensors/x"), "was not written: Not a directory; choose another path"),
-        (("gguf", "x", "--type", "q4_0"), "type: got 'q4_0', expected f32, f16, bf16 or q8_0 for gguf"),
-        (("hf", "x", "--type", "f16"), "type: got 'f16', expected f32 for hf"),
-        (("html", "x", "--type", "f16"), "type: got 'f16', expected f32, bf16 or int8 for html"),
+        (("gguf", "x", "--type", "q4_0"), "--type: got 'q4_0', expected f32, f16, bf16 or q8_0 for gguf"),
+        (("hf", "x", "--type", "f16"), "--type: got 'f16', expected f32 for hf"),
+        (("html", "x", "--type", "f16"), "--type: got 'f16', expected f32, bf16 or int8 for html"),
         (("html", "models"), "models exists already; remove it, or export to another path"),
         (("onnx", "x"), "invalid choice: 'onnx'"),
         (("hf",), "PATH"),
-        (("hf", ""), "expected the name of a new file or folder"),
+        (("hf", ""), "PATH: got '', expected a path"),
         (("hf", "x", "--model", "no.safetensors"), "no.safetensors: No such file"),
         (("hf", "x", "--models-dir", "empty"), "no checkpoint in empty"),
     ],

@@ -40,7 +40,7 @@ def test_generate_applies_the_sampling_options(program: Callable[..., Result], t
     assert reply("--temperature", "0", "--repetition-penalty", "5") != greedy
     refused = program("generate", "The", "--top-p", "0")
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert "top_p: got 0, expected" in refused.stderr
+    assert "--top-p: got 0, expected" in refused.stderr
 
 
 @pytest.mark.parametrize("prompt", [b"", b"\xff\xfe\x80 raw", "é東\U0001f600\n".encode() + b"\x1b[m"])

@@ -312,7 +312,7 @@ def test_a_page_that_cannot_be_written_is_one_line_and_replaces_nothing(
     for name, message in (
         ("there.html", r"there\.html exists already; name a new file"),
         ("there.html/page.html", "was not written: Not a directory; choose another path"),
-        ("", "got '', expected the name of a new file"),
+        ("", "got '', expected a path"),
     ):
         run = program("inspect", TEXT, "--html", str(tmp_path / name) if name else "")
         assert (run.returncode, run.stdout) == (2, "")

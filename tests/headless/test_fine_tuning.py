@@ -64,9 +64,9 @@ def test_the_command_repeated_with_resume_knows_the_score_from_before_and_needs_
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--init-from", "missing.safetensors"], "init_from: missing.safetensors: No such file"),
-        (["--init-from", "models"], "init_from: models: is a folder"),
-        (["--init-from", "my.txt"], "init_from: my.txt is not a gpt-tui checkpoint"),
+        (["--init-from", "missing.safetensors"], "--init-from: missing.safetensors: No such file"),
+        (["--init-from", "models"], "--init-from: models: is a folder"),
+        (["--init-from", "my.txt"], "--init-from: my.txt is not a gpt-tui checkpoint"),
         (["--init-from", str(LATEST), "--set", "d_model=64"], "d_model is 16 in it, 64 was requested (--set)"),
         (
             ["--init-from", str(LATEST), "--set", "freeze=layers 1"],

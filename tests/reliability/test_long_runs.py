@@ -119,5 +119,5 @@ def test_a_models_folder_that_cannot_be_made_or_written_is_refused_before_the_fi
         run = run_to_completion(*training(), "--models-dir", place, cwd=folder)
         assert run.code == 2, place
         assert run.events == []
-        assert run.errors.startswith("gpt-tui: models_dir: ")
+        assert run.errors.startswith("gpt-tui: --models-dir: ")
         assert run.errors.count("\n") == 1
