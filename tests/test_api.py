@@ -474,6 +474,8 @@ def test_a_run_and_an_evaluation_accept_several_texts_of_several_kinds(tmp_path:
     assert model.evaluate(folder, allow_binary=True).tokens > 2 * scores.tokens
     with pytest.raises(ConfigError, match="encoding: got 'nothing'"):
         model.evaluate(folder, encoding="nothing")
+    with pytest.raises(CorpusError, match="got no text, expected the name of"):
+        model.evaluate("")
 
 
 def test_a_file_to_evaluate_may_begin_with_a_tilde_and_must_be_plain_text(

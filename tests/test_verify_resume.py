@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,7 @@ def test_a_resumed_run_equals_the_uninterrupted_run(tmp_path: Path) -> None:
     assert (found["equal"], found["steps"], found["cut"]) == (True, 6, 3)
     assert [row["what"] for row in found["rows"]] == [*NAMES, "epoch and best score"]
     assert [row["detail"] for row in found["rows"][:2]] == ["6 events", "3 events"]
+    assert all(re.fullmatch(r"[a-z_]+ [-+.e0-9]+", part) for part in found["rows"][-1]["detail"].split(", "))
     assert not (tmp_path / "models").exists()
 
 

@@ -22,12 +22,8 @@ from gpt_core.file_kinds import BYTE_ORDER_MARK, HEAD_BYTES, not_text
 MAX_CONFIG_BYTES = 1 << 20
 
 
-def read_config(path: Path, option: str = "--config ") -> dict[str, object]:
+def read_config(path: Path) -> dict[str, object]:
     """Return the contents of a TOML file, without checking its keys and values. A UTF-8 byte order mark is skipped.
-
-    Args:
-        path: File to read.
-        option: Text before the path in an error message.
 
     Raises:
         ConfigError: The file cannot be read, is too large or is not TOML; names the line.
@@ -36,20 +32,20 @@ def read_config(path: Path, option: str = "--config ") -> dict[str, object]:
         with files.open_regular(path) as file:
             data = file.read(MAX_CONFIG_BYTES + 1)
     except files.NotRegularError as error:
-        raise ConfigError(f"{option}{path}: {files.reason(error)} of settings in TOML") from None
+        raise ConfigError(f"{path}: {files.reason(error)} of settings in TOML") from None
     except OSError as error:
-        raise ConfigError(f"{option}{path}: {files.reason(error)}; expected a TOML file of settings") from None
+        raise ConfigError(f"{path}: {files.reason(error)}; expected a TOML file of settings") from None
     if data is None or len(data) > MAX_CONFIG_BYTES:
-        raise ConfigError(f"{option}{path}: got more than {MAX_CONFIG_BYTES:,} bytes, expected a TOML file of settings")
+        raise ConfigError(f"{path}: got more than {MAX_CONFIG_BYTES:,} bytes, expected a TOML file of settings")
     if found := not_text(data[:HEAD_BYTES]):
-        raise ConfigError(f"{option}{path}: got {found.kind}, expected TOML in UTF-8; {found.remedy}")
+        raise ConfigError(f"{path}: got {found.kind}, expected TOML in UTF-8; {found.remedy}")
     try:
         return tomllib.loads(data.removeprefix(BYTE_ORDER_MARK).decode())
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{option}{path}: got bytes that are not UTF-8 (at line {line}), expected TOML") from None
+        raise ConfigError(f"{path}: got bytes that are not UTF-8 (at line {line}), expected TOML") from None
     except (ValueError, RecursionError) as error:  # TOMLDecodeError, or a number of thousands of digits
-        raise ConfigError(f"{option}{path}: not TOML: {error}") from None
+        raise ConfigError(f"{path}: not TOML: {error}") from None
 
 
 def as_toml(settings: Settings, preset_name: str, sources: Mapping[str, str]) -> str:

@@ -84,7 +84,7 @@ def read_preferences(config_file: Path | None, environ: Mapping[str, str] = os.e
     for path, is_own in ((own, True), (config_file, False)):
         if path is None or (is_own and not os.path.exists(path)):  # False also where the folder is not readable
             continue
-        table = read_config(path, "" if is_own else "--config ")
+        table = read_config(path)
         if is_own and (unknown := [name for name in table if name not in NAMES]):
             raise ConfigError(
                 f"{path}: got {printable(unknown[0])}, expected only theme, guide and [keys]; put the settings of a "
@@ -122,7 +122,7 @@ def _remember(name: str, value: str, environ: Mapping[str, str]) -> None:
     before: dict[str, object] = {}
     text = ""
     if path.exists():
-        before = read_config(path, "")
+        before = read_config(path)
         text = path.read_bytes().decode("utf-8-sig")
     first_table = re.search(r"^[ \t]*\[", text, re.MULTILINE)
     top = text[: first_table.start()] if first_table else text

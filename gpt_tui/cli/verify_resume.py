@@ -188,10 +188,8 @@ def compared_fields(what: str, left: TrainingState, right: TrainingState, names:
         values = getattr(left, name), getattr(right, name)
         if values[0] != values[1]:
             return Row(what, False, f"{name}: {values[0]!r} and {values[1]!r}")
-    held = {name: getattr(left, name) for name in ordered}
-    return Row(
-        what, True, ", ".join(f"{name} {value}" if value != "" else f"no {name}" for name, value in held.items())
-    )
+    numbers = {name: value for name in ordered if isinstance(value := getattr(left, name), int | float)}
+    return Row(what, True, ", ".join(f"{name} {number:.10g}" for name, number in numbers.items()))
 
 
 def compared_logs(what: str, uninterrupted: Path, resumed: Path, kinds: tuple[type, ...], names: Sequence[str]) -> Row:

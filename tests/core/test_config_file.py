@@ -180,7 +180,7 @@ def test_a_byte_order_mark_and_crlf_line_ends_are_accepted(tmp_path, text):
 def test_a_config_file_in_another_encoding_is_reported_with_the_conversion(tmp_path, encoding):
     path = config(tmp_path, "seed = 7\nlayers = 3\n".encode(encoding))
     message = refusal(config_file=path)
-    assert message.startswith(f"--config {path}: got {encoding[:6].upper()} text, expected TOML in UTF-8; convert it")
+    assert message.startswith(f"{path}: got {encoding[:6].upper()} text, expected TOML in UTF-8; convert it")
 
 
 def test_read_config_does_not_check_values(tmp_path):
