@@ -69,11 +69,11 @@ def prompts() -> Iterator[str]:
             if at_terminals():
                 print()
             return
+        if not at_terminals():
+            line = prompt_text(line.encode("utf-8", "surrogateescape"), "a line of standard input")
         if line.strip() == "exit":
             return
         if line.strip():
-            if not at_terminals():
-                prompt_text(line.encode("utf-8", "surrogateescape"), "a line of standard input")
             yield line
 
 

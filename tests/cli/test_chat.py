@@ -30,6 +30,16 @@ def test_chat_ends_at_exit_and_at_end_of_input(program: Callable[..., Result], l
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
 
+def test_a_byte_order_mark_is_no_part_of_a_prompt(program: Callable[..., Result], trained: Path) -> None:
+    plain, marked = (
+        program("chat", "--max-tokens", "4", "--temperature", "0", input=f"{mark}The cat\n\n{mark}exit\nThe\n")
+        for mark in ("", "\ufeff")
+    )
+    assert plain.returncode == 0
+    assert plain.stdout
+    assert marked == plain
+
+
 def test_ctrl_c_stops_the_reply_and_at_the_prompt_the_chat(trained: Path) -> None:
     # the most probable token is never <eos> here, so generation would take minutes
     terminal = Terminal("chat", "--max-tokens", "1000000", "--temperature", "0", cwd=trained)
