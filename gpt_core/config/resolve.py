@@ -139,6 +139,8 @@ def _command_line(assignments: Sequence[str], options: Mapping[str, object]) -> 
         key, equals, word = assignment.partition("=")
         if not equals:
             raise ConfigError(f"--set {assignment}: got no '=', expected KEY=VALUE")
+        if key.strip() == "preset":
+            raise ConfigError(f"--set {assignment}: a preset is not a setting; name it by --preset {word.strip()}")
         layers.append(("--set", {key.strip(): parsed(key.strip(), word)}))
     for key, value in options.items():
         if value is not None:

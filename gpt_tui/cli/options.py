@@ -123,7 +123,7 @@ def with_options(bundle: ModelBundle, options: Namespace, names: Sequence[str] =
     settings = read_overrides(assignments=assignments, options=given).apply_to(bundle.settings).settings
     threads.set_threads(compute_threads(settings.threads))
     if options.threads is not None and (warning := threads_warning(settings.threads)):
-        print(f"gpt-tui: {warning}", file=sys.stderr)
+        print(f"gpt-tui: --{warning}", file=sys.stderr)
     return replace(bundle, settings=settings)
 
 

@@ -29,6 +29,7 @@ from tests.program import run_program
         (["--train-only", "--set", "batchsize=3"], "did you mean batch_size?"),
         (["--train-only", "--set", "batch_size"], "expected KEY=VALUE"),
         (["--train-only", "--set", "batch_size=0"], "batch_size: got 0, expected a whole number of at least 1"),
+        (["--train-only", "--set", "preset=micro"], "a preset is not a setting; name it by --preset micro"),
         (["--train-only", "--set", "lr=0.01"], "unknown setting 'lr': did you mean learning_rate?"),
         (["--train-only", "--set", "n_layer=2"], "did you mean layers?"),
         (["--train-only", "--seed", "x"], "seed: got 'x', expected a whole number"),
