@@ -65,7 +65,9 @@ class Parser(argparse.ArgumentParser):
             is_option = unknown[0].startswith("-")
             name = unknown[0].partition("=")[0]
             near = difflib.get_close_matches(name, self._option_string_actions, n=1) if is_option else []
-            if (setting := setting_named(name)) and "--set" in self._option_string_actions:
+            if (setting := setting_named(name)) and option_of(setting) in self._option_string_actions:
+                near = [option_of(setting)]
+            elif setting and "--set" in self._option_string_actions:
                 near = [f"--set {setting}=VALUE"]
             if near and near[0] == name:
                 self.error(f"got the option {unknown[0]!r} after `--`, expected it before")
@@ -101,11 +103,13 @@ def option_of(name: str) -> str:
 
 
 def setting_named(option: str) -> str:
-    """Return the setting that an option such as `--d-model` names, "" if there is none."""
-    from gpt_core.config.settings import Settings
+    """Return the setting that an option such as `--d-model` names, or `--lr` of other programs; "" for none."""
+    from gpt_core.config.settings import LEARNING_RATE, Settings
+    from gpt_core.config.validation import OTHER_NAMES
 
     name = option.lstrip("-").replace("-", "_")
-    return name if option.startswith("--") and name in Settings.__struct_fields__ else ""
+    name = OTHER_NAMES.get(name, name)
+    return name if option.startswith("--") and name in (*Settings.__struct_fields__, LEARNING_RATE) else ""
 
 
 class Version(argparse.Action):

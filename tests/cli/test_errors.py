@@ -24,6 +24,8 @@ from tests.program import run_program
     [
         (["generat", "x"], "unknown command 'generat' (did you mean generate?)"),
         (["--max-stpes", "3"], "did you mean --max-steps?"),
+        (["train", "--lr", "3"], "unknown option '--lr' (did you mean --learning-rate?)"),
+        (["--epochs", "3"], "did you mean --set max_epochs=VALUE?"),
         (["--d-model", "64"], "did you mean --set d_model=VALUE?"),
         (["--train-only", "--preset", "nan"], "did you mean nano?"),
         (["--train-only", "--set", "batchsize=3"], "did you mean batch_size?"),
