@@ -10,9 +10,10 @@ The model is the largest of `MODELS` that
 All models but the largest, the preset `mini`, have the layers of Qwen3 and are trained by Muon. A short text has a
 small vocabulary (`VOCABULARIES`): most tokens of a larger one would occur too rarely in it to be learned. A text
 that is read several times by a model that is large for it is memorized without dropout and with little weight decay:
-both follow from passes and sizes (`DROPOUTS`), so that the model also learns from the hundredth pass. They do not if
-the run starts from a file, or if the text is so small that it can only be memorized (`MEMORIZING`). The rate is
-constant after a short warm-up, and falls to 0 over the last half of the budget. Nothing but the deadline ends the run.
+both follow from passes and sizes (`DROPOUTS`, `DECAY_DIVISOR`), so that the model also learns from the hundredth pass.
+They do not if the run starts from a file, or if the text is so small that it can only be memorized (`MEMORIZING`).
+The rate is constant after a short warm-up, and falls to 0 over the last half of the budget. Nothing but the deadline
+ends the run.
 Settings that were requested replace what the rule chooses, one by one: a requested preset fixes the model, and a file
 to start from does. No `epoch_NNN` is saved: a short text has an epoch per second.
 
@@ -43,9 +44,11 @@ from gpt_core.training.fine_tuning import resolve_new
 from gpt_core.training.request import Newest, RunRequest, resolve_request
 from gpt_core.training.run import MIN_TEXT_TOKENS
 
-DROPOUTS = ((200, 0.3), (100, 0.2), (15, 0.1))
+DROPOUTS = ((2000, 0.3), (500, 0.2), (15, 0.1))
 """(bound, dropout): the first entry whose bound `Candidate.memorization` exceeds"""
-WEIGHT_DECAY, MIN_DECAY, MAX_DECAY = 0.1, 0.5, 8.0  # without dropout; and bounds of the weight decay with it
+WEIGHT_DECAY = 0.1  # without dropout
+MIN_DECAY, MAX_DECAY = 0.5, 8.0  # with it
+DECAY_DIVISOR = 8  # of the square root of `Candidate.memorization`
 MEMORIZING = {"dropout": 0.3, "weight_decay": 0.5}
 """Settings for a text that can only be memorized: with more weight decay it is not, and without dropout the model
 continues it only where a training window began."""
@@ -306,7 +309,7 @@ def _regularization(model: Candidate) -> dict[str, float]:
     dropout = next((value for bound, value in DROPOUTS if model.memorization > bound), 0.0)
     if not dropout:
         return {"dropout": 0.0, "weight_decay": WEIGHT_DECAY}
-    decay = sqrt(model.memorization) / 10
+    decay = sqrt(model.memorization) / DECAY_DIVISOR
     return {"dropout": dropout, "weight_decay": round(min(max(decay, MIN_DECAY), MAX_DECAY), 1)}
 
 

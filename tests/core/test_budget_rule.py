@@ -211,11 +211,11 @@ def test_the_warm_up_is_at_least_100_steps_and_at_most_a_quarter_of_the_run(minu
     [
         (10_000_000, 0.0, 0.1),
         (1_100_000, 0.0, 0.1),
-        (700_000, 0.1, 0.5),
-        (400_000, 0.1, 0.9),
-        (260_000, 0.2, 1.3),
-        (190_000, 0.3, 1.8),
-        (50_000, 0.3, 6.9),
+        (700_000, 0.1, 0.6),
+        (400_000, 0.1, 1.1),
+        (190_000, 0.1, 2.3),
+        (120_000, 0.2, 3.6),
+        (50_000, 0.3, 8.0),
         (10_000, 0.3, 8.0),
         (1_000, 0.3, 8.0),
         (999, 0.3, 0.5),
@@ -248,9 +248,9 @@ def test_a_text_of_less_than_one_batch_has_its_own_tokens_per_step() -> None:
 
 def test_requested_dropout_wins_and_is_not_explained() -> None:
     settings, reason = chosen(requested(5, "dropout=0.05"), measurements(text_tokens=200_000))
-    assert (settings.dropout, settings.weight_decay) == (0.05, 1.7)
+    assert (settings.dropout, settings.weight_decay) == (0.05, 2.2)
     assert "dropout" not in reason
-    assert reason.endswith("; weight decay 1.7, because the text is repeated")
+    assert reason.endswith("; weight decay 2.2, because the text is repeated")
 
 
 def test_all_models_but_the_largest_are_trained_by_muon() -> None:
