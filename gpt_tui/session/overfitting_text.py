@@ -46,7 +46,7 @@ def used_up_text(
     tokens = f" of {short(train_tokens)} tokens" if train_tokens else ""
     helps = ["more text"]
     if dropout < MAX_DROPOUT:
-        helps.append(f"more dropout (up to {MAX_DROPOUT:g}) and weight decay")
+        helps.append(f"more weight decay and dropout (up to {MAX_DROPOUT:g})")
     if parameters > max(MIN_PARAMETERS, train_tokens / TOKENS_PER_PARAMETER):
         helps.append("a smaller model")
     *others, last = helps
