@@ -23,6 +23,8 @@ class Dialog(ModalScreen[ScreenResultType]):
         self.call_after_refresh(self._limit_toasts)
 
     def _limit_toasts(self) -> None:
+        if self not in self.app.screen_stack:
+            return  # answered meanwhile
         free = self.size.height - self.query_one("#dialog").region.bottom
         if free >= MIN_TOAST_ROWS:  # they are shown here; the screen below mounts the rest again once it is resumed
             for screen in self.app.screen_stack[: self.app.screen_stack.index(self)]:
