@@ -62,8 +62,8 @@ def test_a_resume_of_a_finished_run_without_a_larger_limit_says_how_to_give_it_m
     assert "no step left to train (max_steps is 5); to train longer, resume with a larger max_steps" in same.stdout
     less = run_program("--train-only", "--resume", "--max-steps", "4", cwd=folder)
     assert less.returncode == EXIT_BAD_INPUT
-    reached = f"max_steps: got 4, expected at least 5, which {LATEST} has reached"
-    assert less.stderr.splitlines()[-1].startswith(f"gpt-tui: --{reached}")
+    reached = f"--max-steps: got 4, expected at least 5, which {LATEST} has reached"
+    assert less.stderr.splitlines()[-1].startswith(f"gpt-tui: {reached}")
     more = run_program("--train-only", "--resume", "--max-steps", "8", cwd=folder)
     assert "finished: 8 steps" in more.stdout
 
