@@ -54,6 +54,7 @@ from gpt_tui.shared.formatting import integer
 from gpt_tui.shared.keymap import KEYS, other_names, shown_keys
 from gpt_tui.shared.ordered_keys import OrderedEvent, OrderedKeysApp
 from gpt_tui.shared.sanitize import one_line
+from gpt_tui.shared.standard_streams import is_terminal
 from gpt_tui.shared.theme import NIGHT, OWN_THEMES, own_variables
 from gpt_tui.shell.help import HelpScreen
 from gpt_tui.shell.palette import Palette
@@ -200,7 +201,7 @@ class GptApp(OrderedKeysApp):
         """Return Textual's driver, on Linux and macOS those for terminals that may hang up."""
         chosen = super().get_driver_class()
         if chosen.__name__ == "LinuxDriver":
-            if sys.__stdin__ is not None and sys.__stdin__.isatty():
+            if is_terminal(sys.__stdin__):
                 from gpt_tui.app.driver import HangupSafeDriver
 
                 return HangupSafeDriver

@@ -16,6 +16,7 @@ from gpt_core.model.stored_weights import StoredWeights
 from gpt_core.text.encodings import find_encoding, prompt_text
 from gpt_tui.cli.options import load_model, typed_path
 from gpt_tui.headless.terminal_chat import converse, report_end, report_skipped, write
+from gpt_tui.shared.standard_streams import is_terminal
 
 SAMPLING_OPTIONS = ("max_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "seed", "weights")
 STANDARD_INPUT = "-"
@@ -91,7 +92,7 @@ def standard_input_text(argument: str, instead: str) -> str:
     """
     if sys.stdin is None:
         raise ConfigError(f"{argument}: got -, but standard input is closed; {instead}")
-    if sys.stdin.isatty():
+    if is_terminal(sys.stdin):
         print(f"gpt-tui: reading the {argument.lower()} from standard input; end it with Ctrl+D on an empty line",
               file=sys.stderr)  # fmt: skip
     return prompt_of(sys.stdin.buffer, "standard input")

@@ -79,7 +79,8 @@ class Parser(argparse.ArgumentParser):
         """Return a message of the core with the names of arguments and settings as options of this command.
 
         A name at the beginning, such as `output: got x`, is that of an option if the value is that of this option.
-        Remedies such as `set text_field to` and `set hold_out=true` name the option, else `--set`.
+        Remedies such as `set text_field to` and `set hold_out=true` become `set --text-field to` and
+        `add --set hold_out=true`.
         """
         name = message.partition(":")[0]
         option = option_of(name)
@@ -90,9 +91,10 @@ class Parser(argparse.ArgumentParser):
 
         def remedy(found: re.Match[str]) -> str:
             name, sign = found.groups()
+            verb = "add" if sign == "=" else "set"
             if option_of(name) in self._option_string_actions:
-                return f"set {option_of(name)}{sign}"
-            return f"--set {name}=" if sign == "=" and "--set" in self._option_string_actions else found[0]
+                return f"{verb} {option_of(name)}{sign}"
+            return f"add --set {name}=" if sign == "=" and "--set" in self._option_string_actions else found[0]
 
         return re.sub(r"(?<![-\w])set ([a-z_]+)( to\b|=)", remedy, message)
 

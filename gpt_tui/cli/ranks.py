@@ -15,6 +15,7 @@ from gpt_core.distributed.communicator import DifferenceError, described
 from gpt_core.distributed.launch import connect, end_all_ranks, fork_rank, launched_as
 from gpt_core.distributed.watch import TURN_S
 from gpt_tui.app.launcher_terminal import terminal_restorer
+from gpt_tui.shared.standard_streams import is_terminal
 
 if TYPE_CHECKING:
     from gpt_core.distributed.communicator import Communicator
@@ -35,7 +36,7 @@ def run_rank(run: Callable[[Communicator], int], describe: Callable[[BaseExcepti
         describe: Returns the message of an error, "" for none, and its exit code.
     """
     rank = launched_as()[0]
-    if sys.stdout is not None and sys.stdout.isatty() and not launcher_has_terminal():
+    if is_terminal(sys.stdout) and not launcher_has_terminal():
         print_plain_lines()
     fork_rank(terminal_restorer() if rank == 0 else lambda: None)
     if rank:

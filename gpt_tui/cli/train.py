@@ -18,6 +18,7 @@ from gpt_core.training.request import RunRequest
 from gpt_tui.cli.main import LAUNCHED
 from gpt_tui.cli.options import config_file, requested_run, requested_settings
 from gpt_tui.shared.interrupts import interrupt_exits
+from gpt_tui.shared.standard_streams import is_terminal
 
 FIRST_BUDGET = 5.0  # minutes of the first run of a session of the app
 DECIDED = {*ModelShape.__struct_fields__, "minutes", "max_steps", "max_epochs", "init_from", "overfit_tiny"}
@@ -84,7 +85,7 @@ def require_terminal(remedy: str = "use `gpt-tui train` instead") -> None:
     """
     if os.environ.get("TEXTUAL_DRIVER"):
         return  # shown elsewhere: in a browser, by `gpt-tui serve`
-    if LAUNCHED & os.environ.keys() and not (sys.stdin is not None and sys.stdin.isatty()):
+    if LAUNCHED & os.environ.keys() and not is_terminal(sys.stdin):
         from gpt_tui.app.launcher_terminal import attach_terminal
 
         attach_terminal()

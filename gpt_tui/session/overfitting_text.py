@@ -12,7 +12,7 @@ from gpt_tui.shared.formatting import integer, short
 MIN_PASSES = 2  # over the training text, after which it counts as used up
 TOKENS_PER_PARAMETER = 10  # below, a smaller model would learn as much from this text
 MIN_PARAMETERS = 300_000  # a smaller model learns little from any text
-MAX_DROPOUT = 0.3
+MIN_DROPOUT, MAX_DROPOUT = 0.1, 0.3
 
 
 class UsedUp(NamedTuple):
@@ -46,7 +46,8 @@ def used_up_text(
     tokens = f" of {short(train_tokens)} tokens" if train_tokens else ""
     helps = ["more text"]
     if dropout < MAX_DROPOUT:
-        helps.append(f"more weight decay and dropout (up to {MAX_DROPOUT:g})")
+        with_dropout = f"dropout ({MIN_DROPOUT:g} to {MAX_DROPOUT:g}) with more weight decay"
+        helps.append("more weight decay" if dropout else with_dropout)
     if parameters > max(MIN_PARAMETERS, train_tokens / TOKENS_PER_PARAMETER):
         helps.append("a smaller model")
     *others, last = helps

@@ -175,7 +175,7 @@ def test_a_resume_of_imported_weights_points_to_init_from(capsys: pytest.Capture
     code, out, err = run(capsys, "--train-only", "--resume", "models/gpt2.safetensors")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "weights only" in err
-    assert "set --init-from=models/gpt2.safetensors" in err
+    assert "add --init-from=models/gpt2.safetensors" in err
     assert [path.name for path in Path("models").iterdir()] == ["gpt2.safetensors"]
 
 

@@ -95,7 +95,7 @@ def test_invalid_arguments_print_one_line_and_exit_with_2(
             ["train", "--train-file", "short.txt"],
             "short.txt is not UTF-8: got 0xe9 at byte 3 (line 1), the last byte and the only one beyond ASCII, which "
             "is too little to guess the encoding from; remove it, set --encoding to that of the text, or "
-            "--set allow_binary=true to use its bytes as they are",
+            "add --set allow_binary=true to use its bytes as they are",
         ),
     ],
 )

@@ -78,7 +78,7 @@ def test_tokenize_refuses_a_file_that_is_not_text_in_one_line(program: Callable[
         run = program("tokenize", "wide.txt", *tiny(), *model)
         assert (run.returncode, run.stdout) == (2, "")
         assert run.stderr.startswith(
-            "gpt-tui: wide.txt is not plain text: got UTF-16 text, expected UTF-8; set --encoding="
+            "gpt-tui: wide.txt is not plain text: got UTF-16 text, expected UTF-8; add --encoding="
         )
         assert run.stderr.count("\n") == 1
 

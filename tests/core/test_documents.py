@@ -104,6 +104,8 @@ def test_a_byte_order_mark_is_dropped_at_the_beginning_only(tmp_path, allow_bina
     text = text_source(file(tmp_path / "t", mark + b"a" + mark), allow_binary=allow_binary)
     for kind in KINDS:
         assert list(documents(text, kind)) == [b"a" + mark]
+    with pytest.raises(CorpusError, match="is empty"):
+        list(documents(text_source(file(tmp_path / "mark", mark), allow_binary=allow_binary), "line"))
 
 
 def test_a_file_as_one_document_is_unchanged(tmp_path):

@@ -82,7 +82,7 @@ def test_a_text_in_another_encoding_is_refused_and_read_when_it_is_named(mixed: 
     assert (run.returncode, run.stdout) == (2, "")
     assert run.stderr.count("\n") == 1
     assert "alt.txt is not UTF-8: got 0xdc at byte 0 (line 1); it looks like cp1252 ('Über allen" in run.stderr
-    assert "set --encoding=cp1252" in run.stderr
+    assert "add --encoding=cp1252" in run.stderr
     assert not list((mixed / "models").glob("*.safetensors"))
     run = run_program(*options, "--encoding", "cp1252", cwd=mixed)
     assert run.returncode == 0, run.stderr
@@ -105,7 +105,7 @@ def test_a_folder_with_a_file_that_is_no_text_is_refused_in_one_line(mixed: Path
     assert (run.returncode, run.stdout) == (2, "")
     assert run.stderr == (
         "gpt-tui: texte/mehr/d.pdf is not plain text: got a PDF document, expected UTF-8; extract its text, for "
-        "example with `pdftotext`, or --set allow_binary=true to use its bytes as they are; to leave it out, name "
+        "example with `pdftotext`, or add --set allow_binary=true to use its bytes as they are; to leave it out, name "
         "the texts by a pattern such as 'texte/**/*.txt'\n"
     )
 

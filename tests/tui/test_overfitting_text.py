@@ -94,8 +94,8 @@ def test_the_words_about_the_gap_are_those_of_each_evaluation():
 @pytest.mark.parametrize(
     ("train_tokens", "parameters", "dropout", "listed"),
     [
-        (1_206_000, 1_190_000, 0.0, "more text, more weight decay and dropout (up to 0.3), or a smaller model"),
-        (100_000_000, 1_190_000, 0.2, "more text, or more weight decay and dropout (up to 0.3)"),
+        (1_206_000, 1_190_000, 0.0, "more text, dropout (0.1 to 0.3) with more weight decay, or a smaller model"),
+        (100_000_000, 1_190_000, 0.2, "more text, or more weight decay"),
         (1_206_000, 1_190_000, 0.3, "more text, or a smaller model"),
         (2000, 267_000, 0.3, "more text"),
     ],

@@ -91,7 +91,7 @@ class Subject:
         return own if len(own) >= length else used
 
     def end_note(self) -> str:
-        """Return a note if a space at the end would change the last token, "" if not or if the text goes on.
+        """Return a note if the last token depends on a space at the end of the text, "" if not or if the text is cut.
 
         What a model predicts after a split that its training text does not have means little. `generate` takes such
         tokens back (token healing, see `gpt_core.generation.prompt`); views show the text as it is.
