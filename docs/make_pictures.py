@@ -52,6 +52,7 @@ LESSON_VIEWS = {
 INDUCTION_VIEWS = {"inside-heads": ("4", *("down",) * 6)}  # to head 2 of layer 1
 MAX_COMPUTING_S = 60
 MINUTES, PICTURE_S = 3, 110  # budget of the run in the pictures of the app, and seconds until the first of them
+LESSON_LEVEL = "x86_64_v3"  # instructions of its numbers
 LESSON = ("--preset", "nano", "--set", "precision=float32", "--set", "eval_every_steps=100", "--max-steps", "800")
 SHORT = ("--preset", "nano", "--max-steps", "1200", "--set", "eval_every_steps=200")
 # runs to compare, which differ in one setting: folder and options
@@ -130,7 +131,7 @@ def save_picture(app: GptApp, path: Path) -> None:
             for character in text:
                 draw_cell(draw, column * CELL_WIDTH, row * CELL_HEIGHT, character, style)
                 column += 1
-    image.quantize(64).save(path, optimize=True)
+    image.quantize(256).save(path, optimize=True)
     print(path)
 
 
@@ -195,7 +196,9 @@ async def make_app_pictures() -> None:
 
 def make_lesson_pictures() -> None:
     """Train the run of the lesson, and save pictures of what the Inside tab shows of it."""
+    os.environ["GPT_TUI_LEVEL"] = LESSON_LEVEL
     train("step-800", *LESSON)
+    del os.environ["GPT_TUI_LEVEL"]
     asyncio.run(make_inside_pictures("step-800", "nano", LESSON_VIEWS))
 
 
