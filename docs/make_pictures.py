@@ -52,7 +52,7 @@ LESSON_VIEWS = {
 INDUCTION_VIEWS = {"inside-heads": ("4", *("down",) * 6)}  # to head 2 of layer 1
 MAX_COMPUTING_S = 60
 MINUTES, PICTURE_S = 3, 110  # budget of the run in the pictures of the app, and seconds until the first of them
-LESSON_LEVEL = "x86_64_v3"  # instructions of its numbers
+LESSON_LEVEL = "x86_64_v3"  # instructions of the lesson's numbers
 LESSON = ("--preset", "nano", "--set", "precision=float32", "--set", "eval_every_steps=100", "--max-steps", "800")
 SHORT = ("--preset", "nano", "--max-steps", "1200", "--set", "eval_every_steps=200")
 # runs to compare, which differ in one setting: folder and options
@@ -141,10 +141,11 @@ async def reply_to(app: GptApp, pilot: Pilot[None], prompt: str, seconds: float)
     await pilot.pause(seconds)
 
 
-def train(models_dir: str, *options: str) -> None:
-    """Train a model headless."""
+def train(models_dir: str, *options: str, level: str = "") -> None:
+    """Train a model headless, with the instructions of a level; "" for those of the processor."""
     command = [sys.executable, "-m", "gpt_tui", "--train-only", "--models-dir", models_dir, *options]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    environment = {**os.environ, "GPT_TUI_LEVEL": level} if level else None
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
 
 
 async def computed(app: GptApp, pilot: Pilot[None]) -> None:
@@ -196,15 +197,13 @@ async def make_app_pictures() -> None:
 
 def make_lesson_pictures() -> None:
     """Train the run of the lesson, and save pictures of what the Inside tab shows of it."""
-    os.environ["GPT_TUI_LEVEL"] = LESSON_LEVEL
-    train("step-800", *LESSON)
-    del os.environ["GPT_TUI_LEVEL"]
+    train("step-800", *LESSON, level=LESSON_LEVEL)
     asyncio.run(make_inside_pictures("step-800", "nano", LESSON_VIEWS))
 
 
 def make_induction_pictures() -> None:
     """Train the preset induction, and save a picture of its heads."""
-    train("induction", "--preset", "induction")
+    train("induction", "--preset", "induction", level=LESSON_LEVEL)
     asyncio.run(make_inside_pictures("induction", "induction", INDUCTION_VIEWS))
 
 
