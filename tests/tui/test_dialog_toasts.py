@@ -81,6 +81,18 @@ async def test_a_notification_is_shown_once_while_a_dialog_is_open() -> None:
         assert len(below.query(Toast)) == 1
 
 
+@pytest.mark.essential
+async def test_a_dialog_that_is_answered_before_it_is_drawn_only_closes() -> None:
+    async with PlainApp().run_test(size=(80, 40), notifications=True) as pilot:
+        dialog = SCREENS["delete"]()  # type: ignore[no-untyped-call]
+        answers: list[str | None] = []
+        await pilot.app.push_screen(dialog, answers.append)
+        dialog.dismiss("delete")
+        for _ in range(3):
+            await pilot.pause()
+        assert answers == ["delete"]
+
+
 @pytest.mark.parametrize("name", SCREENS)
 @pytest.mark.parametrize("size", SIZES)
 async def test_notifications_leave_a_dialog_readable(
