@@ -183,7 +183,7 @@ def test_errors_are_shown_once_with_the_exit_code_of_one_process(folder: Path) -
     assert_reported_once(output, "batch_size: got 0")
     code, output = run_on(3, *options("micro_batch_size=4"), cwd=folder)
     assert code == 2
-    assert_reported_once(output, "3 ranks need as many micro-batches per step, got 2", "; set micro_batch_size=2")
+    assert_reported_once(output, "3 ranks need as many micro-batches per step, got 2", "; add --set micro_batch_size=2")
     code, output = run_on(2, "generate", "It was", cwd=folder)
     assert code == 2
     assert_reported_once(output, "generate was started by mpiexec on 2 ranks")
