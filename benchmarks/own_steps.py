@@ -10,10 +10,12 @@ import time
 import numpy as np
 
 from gpt_core.config.settings import SIZES, ModelShape, Settings
+from gpt_core.distributed.communicator import SINGLE_PROCESS
 from gpt_core.kernels import LEVEL, adamw, threads
-from gpt_core.model.gpt import GPT
+from gpt_core.model.gpt import GPT, Gradients
 from gpt_core.model.parameters import Parameters, initial_parameters
 from gpt_core.optim.adamw import AdamW
+from gpt_core.training.gradient_sum import GradientSum, LayerDone
 
 
 def main() -> None:
@@ -32,14 +34,19 @@ def main() -> None:
     gpt, optimizer = GPT(parameters, options.precision), AdamW(parameters, Settings())
     random = np.random.default_rng(0)
     tokens, targets = random.integers(shape.vocab_size, size=(2, options.batch, shape.seq_len), dtype=np.int32)
-    seconds, at_once = [], options.micro_batch or options.batch
+    at_once = options.micro_batch or options.batch
+    sums = GradientSum(gradients, options.batch // at_once, SINGLE_PROCESS)
+
+    def micro_batch(number: int, gradients: Gradients, layer_done: LayerDone | None) -> float:
+        rows = slice(number * at_once, (number + 1) * at_once)
+        weight = 1.0 / targets.size
+        return gpt.loss_and_gradients(tokens[rows], targets[rows], gradients, weight, layer_done=layer_done)[0]
+
+    seconds = []
     for step in range(1, options.steps + 2):
         started = now()
-        gradients.flat.fill(0.0)
-        loss_sum = 0.0
-        for first in range(0, options.batch, at_once):
-            rows = slice(first, first + at_once)
-            loss_sum += gpt.loss_and_gradients(tokens[rows], targets[rows], gradients, 1.0 / targets.size)[0]
+        loss_sum = sums.of_step(micro_batch)
+        assert loss_sum is not None
         optimizer.update(gradients, step, 1.0, optimizer.clip_scale(adamw.norm(gradients.flat)))
         seconds.append(now() - started)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

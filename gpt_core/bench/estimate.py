@@ -9,10 +9,9 @@ import math
 from typing import NamedTuple
 
 from gpt_core.config.settings import ModelShape, Settings
-from gpt_core.distributed.tree import sums_at_once
 from gpt_core.formats.checkpoint_header import checkpoint_layout, saved_state
 from gpt_core.formats.safetensors import data_bytes
-from gpt_core.model.memory import activation_bytes, gradient_bytes, kv_cache_bytes, weight_bytes
+from gpt_core.model.memory import activation_bytes, kv_cache_bytes, weight_bytes
 from gpt_core.model.precision import product_format
 from gpt_core.optim import optimizer_type, outer_bytes
 from gpt_core.text.reader import size_of
@@ -20,6 +19,7 @@ from gpt_core.text.shuffled_documents import DOCUMENT_BYTES
 from gpt_core.text.token_estimate import estimate_size
 from gpt_core.training.evaluation import epochs_per_evaluation, max_part_tokens
 from gpt_core.training.fine_tuning import peek_start
+from gpt_core.training.gradient_sum import summed_gradient_bytes
 from gpt_core.training.precision import PrecisionChoice
 from gpt_core.training.setup import text_note, text_sources, window_length
 
@@ -130,14 +130,17 @@ def estimate_memory(
 
 def model_state_bytes(settings: Settings, ranks: int = 1) -> int:
     """Return the bytes of weights, gradients, optimizer states and any average of the weights, per rank of a run."""
+    has_local_steps = settings.sync_every_steps > 0
     return training_state_bytes(
-        settings.shape, settings.optimizer, averaged=settings.ema > 0,
-        sums=sums_at_once(math.ceil(settings.micro_batches / ranks)), local_steps=settings.sync_every_steps > 0,
+        settings.shape, settings.optimizer, averaged=settings.ema > 0, local_steps=has_local_steps,
+        gradients=summed_gradient_bytes(
+            settings.shape, math.ceil(settings.micro_batches / ranks), is_exchanged=ranks > 1 and not has_local_steps
+        ),
     )  # fmt: skip
 
 
 def training_state_bytes(
-    shape: ModelShape, optimizer: str, *, averaged: bool, sums: int = 1, local_steps: bool = False
+    shape: ModelShape, optimizer: str, *, averaged: bool, gradients: int, local_steps: bool = False
 ) -> int:
     """Return the bytes of weights, gradients and optimizer states, and of the average of the weights if there is one.
 
@@ -145,12 +148,12 @@ def training_state_bytes(
         shape: Shape of the model.
         optimizer: Name of the optimizer.
         averaged: The weights are averaged.
-        sums: Gradients that exist at once while those of the micro-batches are added.
+        gradients: Bytes of the gradients while those of the micro-batches are added.
         local_steps: The run has rounds of local steps, and so an outer optimizer.
     """
     weights = weight_bytes(shape) * (2 if averaged else 1)
     outer = outer_bytes(shape) if local_steps else 0
-    return weights + sums * gradient_bytes(shape) + optimizer_type(optimizer).state_bytes(shape) + outer
+    return weights + gradients + optimizer_type(optimizer).state_bytes(shape) + outer
 
 
 def checkpoint_tensor_bytes(settings: Settings) -> int:

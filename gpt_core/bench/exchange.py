@@ -22,7 +22,7 @@ from gpt_core.distributed.communicator import SINGLE_PROCESS, Communicator
 from gpt_core.distributed.tree import leaves_of_rank
 from gpt_core.kernels import compute_threads, threads
 from gpt_core.model.flops import step_flops
-from gpt_core.model.gpt import GPT
+from gpt_core.model.gpt import GPT, Gradients
 from gpt_core.model.layers.dropout import dropout_of
 from gpt_core.model.parameters import Parameters, frozen_names, initial_parameters, parameter_count
 from gpt_core.optim import create_optimizer
@@ -252,7 +252,7 @@ class Step:
             self.tokens, self.micro_batches, pass_s, update_s, shape.layers, blocks_share, chunks, bytes_per_value
         )
 
-    def take_pass(self, _number: int, gradients: Parameters, layer_done: LayerDone | None) -> float:
+    def take_pass(self, _number: int, gradients: Gradients, layer_done: LayerDone | None) -> float:
         """Run the forward and backward pass of one micro-batch, and return its loss; see `GradientSum.of_step`."""
         tokens, targets = self._batch
         return self._gpt.loss_and_gradients(

@@ -20,7 +20,7 @@ from gpt_core.kernels import compute_threads, threads
 from gpt_core.model.flops import step_flops
 from gpt_core.model.gpt import GPT
 from gpt_core.model.layers.dropout import dropout_of
-from gpt_core.model.memory import activation_bytes
+from gpt_core.model.memory import activation_bytes, gradient_bytes
 from gpt_core.model.parameters import Parameters, frozen_names
 from gpt_core.model.precision import ProductFormat
 from gpt_core.optim import create_optimizer, optimizer_type
@@ -54,7 +54,10 @@ class Workload(NamedTuple):
         """Bytes that timing it allocates in float32; in bfloat16 it allocates fewer."""
         activations = activation_bytes(self.shape, self.batch, self.time, threads.get_threads())
         scratch = optimizer_type(self.optimizer).scratch_bytes(self.shape, threads.get_threads())
-        return training_state_bytes(self.shape, self.optimizer, averaged=self.averaged) + activations + scratch
+        state = training_state_bytes(
+            self.shape, self.optimizer, averaged=self.averaged, gradients=gradient_bytes(self.shape)
+        )
+        return state + activations + scratch
 
 
 def probe_workload(settings: Settings) -> Workload:

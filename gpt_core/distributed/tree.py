@@ -50,8 +50,11 @@ def owned_nodes(leaves: int, owned: Node) -> list[Node]:
 
 
 def sums_at_once(leaves: int) -> int:
-    """Return how many nodes exist at once while all leaves are added one after the other (`merges`)."""
-    return leaves.bit_length()
+    """Return how many nodes exist at once while all leaves are added one after the other (`merges`).
+
+    A leaf that completes a node does not count: it is added to the left half of this node.
+    """
+    return max(1, leaves.bit_length() - 1)
 
 
 def merges(leaves: int, owned: Node) -> list[int]:

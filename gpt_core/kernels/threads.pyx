@@ -91,6 +91,22 @@ cdef class DenormalsFlushed:
         _set_mode(self._mode, self._team)
 
 
+cdef class DenormalsKept:
+    """Context manager: within it, this thread computes with denormal numbers, also inside of `DenormalsFlushed`.
+
+    The threads that compute for it keep their mode: call no kernels within it.
+    """
+
+    cdef unsigned long long _mode
+
+    def __enter__(self):
+        self._mode = gpt_float_mode()
+        gpt_set_float_mode(self._mode & ~gpt_flush)
+
+    def __exit__(self, *_error):
+        gpt_set_float_mode(self._mode)
+
+
 cdef void _set_mode(unsigned long long mode, int team) noexcept:
     """Set the floating-point mode of this thread and of the threads that compute for it, `team` in all."""
     cdef int thread

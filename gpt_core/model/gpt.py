@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt_core.config.settings import ModelShape
 from gpt_core.kernels import threads
 from gpt_core.kernels.arrays import Activations, Array
 from gpt_core.model.layers.buffers import BACKWARD, FORWARD, BatchShape, BufferPool, Use
 from gpt_core.model.layers.dropout import Dropout
-from gpt_core.model.layers.layer import Ids
+from gpt_core.model.layers.layer import Ids, Tensors
 from gpt_core.model.layers.transformer import Transformer
 from gpt_core.model.parameters import Parameters
 from gpt_core.model.precision import ProductFormat
@@ -31,6 +32,17 @@ class EvalSums(NamedTuple):
     correct: int
     """targets that are the most probable token"""
     targets: int
+
+
+class Gradients(Protocol):
+    """Where gradients accumulate: `Parameters`, or an object in which those of some blocks use the same memory."""
+
+    shape: ModelShape
+    """shape of the model"""
+
+    @property
+    def tensors(self) -> Tensors:
+        """The gradient of each parameter, by name."""
 
 
 class GPT:
@@ -63,7 +75,7 @@ class GPT:
         self,
         tokens: Ids,
         targets: Ids,
-        gradients: Parameters,
+        gradients: Gradients,
         weight: float,
         dropout: Dropout | None = None,
         layer_done: Callable[[int], None] | None = None,
@@ -179,7 +191,7 @@ class GPT:
         self.parameters = parameters
         self.transformer.bind(parameters.tensors)
 
-    def _check(self, tokens: Ids, targets: Ids | None = None, gradients: Parameters | None = None) -> None:
+    def _check(self, tokens: Ids, targets: Ids | None = None, gradients: Gradients | None = None) -> None:
         """Raise ValueError for arrays that do not fit together. The last batch is then gone, as after any failure."""
         self._batch = None
         if tokens.ndim != 2 or tokens.shape[0] < 1 or not 1 <= tokens.shape[1] <= self.shape.seq_len:

@@ -1,9 +1,13 @@
 """Sum of the gradients of the micro-batches of a step, over all ranks, in one fixed binary tree.
 
 The micro-batches are the leaves of the tree (`gpt_core.distributed.tree`), so the sum has the same bits on any number
-of ranks. Each rank sums what it owns, in as many buffers as the tree is high. The rest is exchanged in chunks: every
-rank receives a part of each chunk from all others, adds these up in the order of the tree, and the sums are collected.
-A thread exchanges the chunks of a layer as soon as its backward pass is complete, during that of the layers below.
+of ranks. Each rank sums what it owns. A micro-batch that completes a node needs no buffer for all gradients: those of a
+block are added as soon as its backward pass is complete (`BlockwiseGradients`), so one buffer is enough for two or
+three micro-batches.
+
+The rest is exchanged in chunks: every rank receives a part of each chunk from all others, adds these up in the order of
+the tree, and the sums are collected. A thread exchanges the chunks of a layer as soon as its backward pass is complete,
+during that of the layers below.
 """
 
 from __future__ import annotations
@@ -17,19 +21,26 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt_core.config.settings import ModelShape
 from gpt_core.distributed.communicator import Communicator
-from gpt_core.distributed.tree import Node, leaves_of_rank, merges, owned_nodes, tree_sum
+from gpt_core.distributed.tree import Node, leaves_of_rank, merges, owned_nodes, sums_at_once, tree_sum
 from gpt_core.errors import ConfigError
-from gpt_core.kernels import use_any_core
-from gpt_core.kernels.arrays import Array, empty, not_finite_is_expected, widened
-from gpt_core.model.parameters import Parameters
+from gpt_core.kernels import threads, use_any_core
+from gpt_core.kernels.arrays import Array, empty, not_finite_is_expected, whole_lines, widened, zeros
+from gpt_core.model.gpt import Gradients
+from gpt_core.model.layers.layer import ParameterSpec
+from gpt_core.model.memory import gradient_bytes
+from gpt_core.model.parameters import Parameters, parameter_table
+from gpt_core.model.precision import PRECISION
 
 ExchangeFormat = Literal["float32", "bfloat16"]
 LayerDone = Callable[[int], None]
 """Called with the number of a block once the backward pass of this block and of what is above it is complete."""
-MicroBatch = Callable[[int, Parameters, LayerDone | None], float | None]
-"""Adds the gradients of a micro-batch to empty ones, and returns the sum of its losses; None to give up the step."""
+MicroBatch = Callable[[int, Gradients, LayerDone | None], float | None]
+"""Adds the gradients of a micro-batch to zeros, block by block from the last one on, and calls `LayerDone` after each.
+Returns the sum of its losses; None to give up the step."""
 
+EMBEDDING = -1  # in place of the number of a block
 MIN_CHUNK = 1 << 20  # values: smaller ones pay for more messages than they hide
 MAX_CHUNK = 1 << 22
 ROUNDED = 1 << 18  # values that are rounded at a time
@@ -54,6 +65,64 @@ class ExchangeTotals(NamedTuple):
     sent_bytes: int = 0
     exchange_s: float = 0.0
     waited_s: float = 0.0
+
+
+class BlockwiseGradients:
+    """Gradients of one micro-batch, of which those of all blocks use the same memory, one block after the other.
+
+    Attributes:
+        shape: Shape of the model.
+        flat: All values.
+        tensors: Gradient of each parameter, by name.
+        names: Names of the parameters whose gradients are complete after the backward pass of a block, by its number,
+            and after that of the embedding, by `EMBEDDING`.
+    """
+
+    def __init__(self, shape: ModelShape) -> None:
+        self.shape = shape
+        self.tensors: dict[str, Array] = {}
+        self.names: dict[int, list[str]] = {}
+        of_embedding, of_block = _blockwise_sizes(shape)
+        self.flat = zeros(of_embedding + of_block)
+        for block, specs in _by_block(shape).items():
+            self.names[block] = [spec.name for spec in specs]
+            start = 0 if block == EMBEDDING else of_embedding
+            for spec in specs:
+                self.tensors[spec.name] = self.flat[start : start + spec.size].reshape(spec.shape)
+                start += _whole_lines(spec)
+
+
+def _blockwise_sizes(shape: ModelShape) -> tuple[int, int]:
+    """Return the number of values of the embedding, and of the largest block, with what is complete with it."""
+    sizes = {block: sum(map(_whole_lines, specs)) for block, specs in _by_block(shape).items()}
+    return sizes.pop(EMBEDDING), max(sizes.values())
+
+
+def _whole_lines(spec: ParameterSpec) -> int:
+    return whole_lines(spec.size, PRECISION.compute.bytes)
+
+
+def _by_block(shape: ModelShape) -> dict[int, list[ParameterSpec]]:
+    """Return the parameters whose gradients are complete after the backward pass of a block, or of the `EMBEDDING`."""
+    found: dict[int, list[ParameterSpec]] = {block: [] for block in range(shape.layers - 1, EMBEDDING - 1, -1)}
+    for spec in parameter_table(shape):
+        kind, *rest = spec.name.split(".")
+        block = int(rest[0]) if kind == "h" else shape.layers - 1 if kind in ("ln_f", "lm_head") else EMBEDDING
+        found[block].append(spec)
+    return found
+
+
+def summed_gradient_bytes(shape: ModelShape, leaves: int, *, is_exchanged: bool) -> int:
+    """Return the bytes of the gradients of a rank while it sums those of its micro-batches.
+
+    Args:
+        shape: Shape of the model.
+        leaves: Micro-batches of the rank.
+        is_exchanged: The last one is exchanged with other ranks, and so has a buffer of its own.
+    """
+    whole = sums_at_once(leaves) + (is_exchanged and leaves > 1)
+    by_block = PRECISION.compute.bytes * sum(_blockwise_sizes(shape)) if leaves > 1 + is_exchanged else 0
+    return whole * gradient_bytes(shape) + by_block
 
 
 class GradientSum:
@@ -87,6 +156,7 @@ class GradientSum:
         self._merges = merges(leaves, self._owned)
         self._is_rounded = format == "bfloat16"
         self._spare: list[Parameters] = []
+        self._by_block: BlockwiseGradients | None = None
         self._exchange = None
         if size > 1:
             self._exchange = Exchange(gradients, leaves, communicator, self._is_rounded, chunks_of(gradients, frozen))
@@ -100,38 +170,74 @@ class GradientSum:
         stack: list[Parameters] = []
         losses = []
         for leaf, count in zip(range(*self._owned), self._merges, strict=True):
-            stack.append(self._empty() if stack else self._gradients)
-            stack[-1].flat.fill(0.0)
-            last = self._exchange if leaf == self._owned.stop - 1 else None
-
-            def merge(part: slice, count: int = count) -> None:
-                self._merge(stack, count, part)
-
-            if last is not None:
-                last.start(merge, stack[: len(stack) - count])
-            loss = micro_batch(leaf, stack[-1], last.layer_done if last is not None else None)
+            exchange = self._exchange if leaf == self._owned.stop - 1 else None
+            if count and exchange is None:
+                loss = self._add_by_block(leaf, micro_batch, stack, count)
+                count -= 1  # the leaf has no buffer of its own
+            else:
+                stack.append(self._empty() if stack else self._gradients)
+                loss = self._add_whole(leaf, micro_batch, stack, count, exchange)
             if loss is None:
                 self._spare += stack[1:]
                 return None
             losses.append(loss)
-            if last is not None:
-                self.totals = last.finish(self.totals)
-            else:
-                merge(slice(None))
             for _ in range(count):
                 self._spare.append(stack.pop())
         self._spare += stack[1:]
         return self._loss(losses)
 
+    def _add_whole(
+        self, leaf: int, micro_batch: MicroBatch, stack: Sequence[Parameters], count: int, exchange: Exchange | None
+    ) -> float | None:
+        """Compute a micro-batch in the last buffer of the stack; exchange it, or leave the sum for later ones."""
+        stack[-1].flat.fill(0.0)
+        if exchange is None:
+            loss = micro_batch(leaf, stack[-1], None)
+            self._complete([stack[-1].flat], 0)
+            return loss
+        exchange.start(
+            lambda part: self._complete([node.flat[part] for node in stack], count), stack[: len(stack) - count]
+        )
+        loss = micro_batch(leaf, stack[-1], exchange.layer_done)
+        if loss is not None:
+            self.totals = exchange.finish(self.totals)
+        return loss
+
+    def _add_by_block(
+        self, leaf: int, micro_batch: MicroBatch, stack: Sequence[Parameters], count: int
+    ) -> float | None:
+        """Compute a micro-batch, and add its gradients block by block to the sums that are complete with it."""
+        if self._by_block is None:
+            self._by_block = BlockwiseGradients(self._gradients.shape)
+        gradients = self._by_block
+        gradients.flat.fill(0.0)
+
+        def add_block(block: int) -> None:
+            with threads.DenormalsKept():  # as in an exchange, and after the pass
+                for name in gradients.names[block]:
+                    own = gradients.tensors[name].reshape(-1)
+                    self._complete([*(node[name].reshape(-1) for node in stack), own], count)
+                    own.fill(0.0)
+
+        loss = micro_batch(leaf, gradients, add_block)
+        if loss is not None:
+            add_block(EMBEDDING)
+        return loss
+
     def _empty(self) -> Parameters:
         return self._spare.pop() if self._spare else Parameters(self._gradients.shape)
 
-    def _merge(self, stack: Sequence[Parameters], count: int, part: slice) -> None:
-        """Complete a part of the gradients of the last leaf, and of the `count` nodes that are complete with it."""
+    def _complete(self, nodes: Sequence[Array], count: int) -> None:
+        """Complete the last of these nodes, a leaf, and the `count` nodes that are complete with it.
+
+        Args:
+            nodes: The same part of the gradients of each node.
+            count: Number of nodes whose right half ends with the leaf.
+        """
         if self._is_rounded:
-            round_to_bfloat16(stack[-1].flat[part])
-        for right in range(len(stack) - 1, len(stack) - 1 - count, -1):
-            add(stack[right - 1].flat[part], stack[right].flat[part], rounded=self._is_rounded)
+            round_to_bfloat16(nodes[-1])
+        for right in range(len(nodes) - 1, len(nodes) - 1 - count, -1):
+            add(nodes[right - 1], nodes[right], rounded=self._is_rounded)
 
     def _loss(self, losses: Sequence[float]) -> float:
         """Return the sum of the losses of all ranks in the order of the tree."""
@@ -186,7 +292,7 @@ class Exchange:
     def finish(self, totals: ExchangeTotals) -> ExchangeTotals:
         """Exchange the rest, wait for the end, and return the totals with those of this step added."""
         began = time.perf_counter()
-        self.layer_done(-1)
+        self.layer_done(EMBEDDING)
         done = [future.result() for future in self._pending]
         return ExchangeTotals(
             totals.sent_bytes + sum(sent for sent, _ in done),
@@ -251,22 +357,14 @@ def chunks_of(parameters: Parameters, frozen: frozenset[str]) -> list[Chunk]:
     """Return the chunks of all gradients but the frozen ones, in the order in which they become complete."""
     found: list[Chunk] = []
     pending: list[slice] = []
-    for block in range(parameters.shape.layers - 1, -2, -1):
-        pending += (part for name in parameters.tensors if name not in frozen and _block_of(name, parameters) == block
-                    for part in _parts(parameters, name))  # fmt: skip
-        while pending and (block == -1 or sum(part.stop - part.start for part in pending) >= MIN_CHUNK):
+    for block, specs in _by_block(parameters.shape).items():
+        pending += (part for spec in specs if spec.name not in frozen for part in _parts(parameters, spec.name))
+        while pending and (block == EMBEDDING or sum(part.stop - part.start for part in pending) >= MIN_CHUNK):
             taken = [pending.pop(0)]
             while pending and Chunk(block, (*taken, pending[0])).size <= MAX_CHUNK:
                 taken.append(pending.pop(0))
             found.append(Chunk(block, tuple(taken)))
     return found
-
-
-def _block_of(name: str, parameters: Parameters) -> int:
-    """Return the number of the block after whose backward pass a gradient is complete, -1 for the embedding."""
-    if name.startswith(("ln_f", "lm_head")):
-        return parameters.shape.layers - 1
-    return int(name.split(".")[1]) if name.startswith("h.") else -1
 
 
 def _parts(parameters: Parameters, name: str) -> Iterator[slice]:

@@ -20,7 +20,7 @@ import numpy as np
 from gpt_core.config.settings import ModelShape
 from gpt_core.kernels import threads
 from gpt_core.kernels.arrays import not_finite_is_expected
-from gpt_core.model.gpt import GPT
+from gpt_core.model.gpt import GPT, Gradients
 from gpt_core.model.layers.dropout import dropout_of
 from gpt_core.model.parameters import Parameters, frozen_names, parameter_count, trained_count
 from gpt_core.model.precision import product_format
@@ -345,7 +345,7 @@ class Trainer:
         ]
         n_targets = sum(int(np.count_nonzero(targets >= 0)) for _, targets in micro_batches)
 
-        def micro_batch(number: int, gradients: Parameters, layer_done: LayerDone | None) -> float | None:
+        def micro_batch(number: int, gradients: Gradients, layer_done: LayerDone | None) -> float | None:
             if self._stops_at_once:
                 return None
             tokens, targets = micro_batches[number]

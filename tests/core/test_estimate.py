@@ -109,10 +109,10 @@ def test_a_checkpoint_has_the_estimated_size(tmp_path: Path) -> None:
     assert (tmp_path / "some.safetensors").stat().st_size == pytest.approx(checkpoint_tensor_bytes(settings), rel=0.02)
 
 
-def test_mini_takes_690_mb_on_disk_and_1150_mb_of_training_state() -> None:
+def test_mini_takes_690_mb_on_disk_and_995_mb_of_training_state() -> None:
     settings = preset("mini")
     assert checkpoint_tensor_bytes(settings) == pytest.approx(690e6, rel=0.002)
-    assert estimate_memory(settings, 2).state == pytest.approx(1150e6, rel=0.002)
+    assert estimate_memory(settings, 2).state == pytest.approx(995e6, rel=0.002)
 
 
 def test_free_memory_is_bounded_by_the_containers_limit(

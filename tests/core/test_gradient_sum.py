@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,9 @@ from gpt_core.config.settings import ModelShape
 from gpt_core.distributed.communicator import SINGLE_PROCESS, Communicator
 from gpt_core.distributed.tree import Node, leaves_of_rank, merges, owned_nodes, sums_at_once, tree_sum
 from gpt_core.errors import ConfigError
-from gpt_core.kernels import conversion
+from gpt_core.kernels import conversion, threads
+from gpt_core.kernels.arrays import zeros
+from gpt_core.model.gpt import Gradients
 from gpt_core.model.parameters import Parameters
 from gpt_core.training.gradient_sum import (
     GradientSum,
@@ -18,6 +22,7 @@ from gpt_core.training.gradient_sum import (
     check_ranks,
     chunks_of,
     round_to_bfloat16,
+    summed_gradient_bytes,
 )
 from tests.core.fake_ranks import FakeRank, on_ranks
 
@@ -47,11 +52,11 @@ def test_a_sum_in_the_tree_has_the_same_bits_for_any_number_of_ranks(leaves: int
         for rank in range(size):
             owned, stack, highest = leaves_of_rank(rank, size, leaves), [], 0
             for leaf, count in zip(range(*owned), merges(leaves, owned), strict=True):
-                stack.append(values[leaf])
-                highest = max(highest, len(stack))
+                own = values[leaf]
                 for _ in range(count):
-                    right = stack.pop()
-                    stack[-1] = stack[-1] + right
+                    own = stack.pop() + own
+                stack.append(own)
+                highest = max(highest, len(stack))
             assert size > 1 or highest == sums_at_once(leaves)
             sums |= dict(zip(owned_nodes(leaves, owned), stack, strict=True))
         assert tree_sum(leaves, sums, lambda left, right: left + right) == expected
@@ -65,17 +70,17 @@ def summed(rank: Communicator, leaves: int, format: str, frozen: frozenset[str] 
     total = Parameters(SHAPE)
     sums = GradientSum(total, leaves, rank, format, frozen)  # type: ignore[arg-type]
 
-    def micro_batch(leaf: int, gradients: Parameters, layer_done: LayerDone | None) -> float:
-        assert not gradients.flat.any()
+    def micro_batch(leaf: int, gradients: Gradients, layer_done: LayerDone | None) -> float:
+        assert not any(tensor.any() for tensor in gradients.tensors.values())
         random = np.random.default_rng(leaf)
         for block in (2, 1, 0, -1):
             for name in gradients.tensors:
                 if name.startswith(f"h.{block}.") or (block == 2 and name.startswith("ln_f")):
-                    gradients[name][:] = random.standard_normal(gradients[name].shape, dtype=np.float32)
+                    gradients.tensors[name][:] = random.standard_normal(gradients.tensors[name].shape, dtype=np.float32)
             if layer_done is not None and block >= 0:
                 layer_done(block)
         for name in ("wte.weight", "wpe.weight"):
-            gradients[name][:] = random.standard_normal(gradients[name].shape, dtype=np.float32)
+            gradients.tensors[name][:] = random.standard_normal(gradients.tensors[name].shape, dtype=np.float32)
         return float(random.standard_normal())
 
     for _ in range(2):  # buffers are reused
@@ -92,6 +97,41 @@ def test_gradients_and_losses_have_the_same_bits_on_any_number_of_ranks(leaves: 
     expected = summed(SINGLE_PROCESS, leaves, format)
     for size in (2, 3, 4, 8):
         assert on_ranks(size, lambda rank: summed(rank, leaves, format)) == [expected] * size
+
+
+def test_denormal_sums_are_kept_within_a_pass_that_flushes_denormal_numbers() -> None:
+    total = Parameters(SHAPE)
+
+    def micro_batch(leaf: int, gradients: Gradients, layer_done: LayerDone | None) -> float:
+        with threads.DenormalsFlushed():
+            for block in (2, 1, 0):
+                for tensor in gradients.tensors.values():
+                    tensor.fill((1.5e-38, -1.2e-38)[leaf])
+                if layer_done is not None:
+                    layer_done(block)
+        return 0.0
+
+    GradientSum(total, 2, SINGLE_PROCESS).of_step(micro_batch)
+    expected = np.float32(1.5e-38) - np.float32(1.2e-38)
+    assert 0 < expected < np.finfo(np.float32).tiny
+    assert {float(value) for tensor in total.tensors.values() for value in tensor.flat} == {float(expected)}
+
+
+@pytest.mark.parametrize(("leaves", "size"), [(1, 1), (2, 1), (3, 1), (4, 1), (7, 1), (8, 1), (1, 2), (2, 2), (4, 2)])
+def test_the_counted_bytes_are_those_that_are_allocated(
+    leaves: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = ModelShape(d_model=16, hidden_size=16, vocab_size=272, num_heads=2, seq_len=8, layers=3)  # whole lines
+    made: list[int] = []
+
+    def counted(values: int, dtype: Any = np.float32) -> Any:
+        made.append(values * np.dtype(dtype).itemsize)
+        return zeros(values, dtype=dtype)
+
+    for module in ("gpt_core.model.parameters", "gpt_core.training.gradient_sum"):
+        monkeypatch.setattr(f"{module}.zeros", counted)
+    on_ranks(size, lambda rank: GradientSum(Parameters(shape), size * leaves, rank).of_step(lambda *_: 0.0))
+    assert sum(made) == size * summed_gradient_bytes(shape, leaves, is_exchanged=size > 1)
 
 
 def test_small_chunks_and_frozen_parameters_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:

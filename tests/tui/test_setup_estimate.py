@@ -101,7 +101,7 @@ def test_an_existing_run_is_that_of_its_folder_only():
 def test_insufficient_memory_is_marked():
     rows = {row.label: row for row in estimate_rows(RunEstimate(preset("mini"), 2, 1_000_000_000))}
     assert rows["memory"].tone == "bad"
-    assert rows["memory"].value.startswith("✗ 1.8 GB, 1.0 GB free")
+    assert rows["memory"].value.startswith("✗ 1.7 GB, 1.0 GB free")
 
 
 def test_the_self_test_has_lines_instead_of_epochs():
