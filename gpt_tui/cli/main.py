@@ -25,7 +25,17 @@ if TYPE_CHECKING:
 Options = argparse.Namespace
 
 PROGRAM = "gpt-tui"
-INSPECT_VIEWS = ("tokens", "lens", "attention", "heads", "health", "ablation", "neighbors", "attribution")
+INSPECT_VIEWS = {
+    "tokens": "surprise of each token",
+    "lens": "prediction after each layer",
+    "attention": "where attention goes, per head",
+    "heads": "scores of all heads",
+    "health": "norms and units that never fire",
+    "ablation": "loss without each part",
+    "neighbors": "similar tokens",
+    "attribution": "what the next token depends on",
+}
+"""What each view of `gpt-tui inspect` shows (`gpt_tui.session.inside.views`)"""
 LAUNCHED = {"PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "PMIX_RANK"}
 """Environment variables that launchers of MPI set (`gpt_core.distributed.launch`)."""
 NEWEST = ""  # value of --resume without a file
@@ -327,12 +337,7 @@ def add_inspect(parser: Parser) -> None:
     """Add the options of `gpt-tui inspect`."""
     parser.add_argument("text", metavar="TEXT", help="text that the model reads, or - to read it from standard input")
     add_model(parser)
-    text = (
-        "tokens (default): surprise of each token; lens: prediction after each layer; "
-        "attention: where attention goes, per head; heads: scores of all heads; "
-        "health: norms and units that never fire; ablation: loss without each part; "
-        "neighbors: similar tokens; attribution: what the next token depends on"
-    )
+    text = "; ".join(f"{name}: {shown}" for name, shown in INSPECT_VIEWS.items()) + " (default: tokens)"
     parser.add_argument("--view", metavar="VIEW", choices=INSPECT_VIEWS, help=text)
     parser.add_argument("--layer", metavar="N", help="attention: only this layer, from 0")
     parser.add_argument("--head", metavar="N", help="attention: only this head of the layer, from 0, with every weight")

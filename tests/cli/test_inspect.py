@@ -64,7 +64,7 @@ def ids_of(model: gpt_core.Model, text: str = TEXT) -> np.ndarray:
 
 
 def test_the_command_line_and_the_views_have_the_same_names() -> None:
-    assert tuple(VIEWS) == INSPECT_VIEWS
+    assert tuple(VIEWS) == tuple(INSPECT_VIEWS)
 
 
 @pytest.mark.parametrize("view", INSPECT_VIEWS)
