@@ -44,7 +44,7 @@ class Muon(Optimizer):
     def _others(self) -> tuple[Segment, ...]:
         """Ranges of the parameters that AdamW updates."""
         hidden = frozenset(spec.name for spec in self.parameters.table if is_hidden_matrix(spec))
-        return self.parameters.segments_without(self._frozen | hidden)
+        return self.parameters.segments_without(self.frozen | hidden)
 
     @cached_property
     def _matrices(self) -> dict[LrGroup, NDArray[np.intp]]:
@@ -54,15 +54,11 @@ class Muon(Optimizer):
             rows = [
                 (self.parameters.start_of(spec.name) + first, spec.shape[0], width, spec.shape[1])
                 for spec in self.parameters.table
-                if is_hidden_matrix(spec) and spec.name not in self._frozen and spec.lr_group == group
+                if is_hidden_matrix(spec) and spec.name not in self.frozen and spec.lr_group == group
                 for first, width in column_ranges(spec)
             ]
             found[group] = np.array(rows, np.intp).reshape(-1, 4)
         return found
-
-    @cached_property
-    def _frozen(self) -> frozenset[str]:
-        return frozen_names(self.parameters.shape, self.settings.freeze)
 
     @classmethod
     def scratch_bytes(cls, shape: ModelShape, n_threads: int) -> int:

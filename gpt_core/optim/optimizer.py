@@ -39,7 +39,8 @@ class Optimizer(ABC):
             `wte.weight` is called `adam_m.wte.weight`.
         learning_rates: Learning rate per group of parameters, before the schedule.
         average: Exponential moving average of the parameters; None if the setting `ema` is 0.
-        segments: Ranges of the parameters to update: all but the frozen ones, whose gradients are 0.
+        frozen: Names of the parameters that keep their values; their gradients are 0.
+        segments: Ranges of the parameters to update: all but the frozen ones.
     """
 
     state_names: ClassVar[tuple[str, ...]] = ()
@@ -63,7 +64,8 @@ class Optimizer(ABC):
             }
         self.state = state
         self.average = (average or parameters.copy()) if settings.ema else None
-        self.segments = parameters.segments_without(frozen_names(parameters.shape, settings.freeze))
+        self.frozen = frozen_names(parameters.shape, settings.freeze)
+        self.segments = parameters.segments_without(self.frozen)
         self.learning_rates: dict[LrGroup, float] = {
             "attn": settings.attn_lr,
             "mlp": settings.mlp_lr,
