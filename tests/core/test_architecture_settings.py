@@ -25,6 +25,7 @@ from gpt_core.model.memory import activation_bytes, decode_bytes
 from gpt_core.model.parameters import Parameters, frozen_names, initial_parameters, parameter_count, parameter_table
 from gpt_core.model.stored_weights import StoredWeights
 from gpt_core.optim.muon import column_ranges, is_hidden_matrix
+from gpt_core.registry import OPTIMIZERS
 from tests.core.test_costs import allocated_bytes
 from tests.core.training_samples import LATEST, finished_trainer, in_one_go, losses, tiny_settings, train, whole_state
 
@@ -182,7 +183,7 @@ def test_a_decoder_of_stored_weights_is_near_the_full_forward_pass_of_their_valu
 @pytest.mark.parametrize(
     "changes", [QWEN3 | {"tied_head": False}, {"mlp": "relu_squared", "bias": False, "x0_shortcut": True}]
 )
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.names())
 def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, changes: dict[str, Any], optimizer: str) -> None:
     changes = changes | {"optimizer": optimizer, "dropout": 0.1, "ema": 0.9}
     whole, expected = in_one_go(tmp_path / "whole", 7, **changes)

@@ -9,6 +9,7 @@ from gpt_core.kernels.arrays import Array
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters, initial_parameters
 from gpt_core.optim import create_optimizer
+from gpt_core.registry import OPTIMIZERS
 
 DENORMAL = 1e-40
 SIZE = 1 << 20  # enough work for four threads
@@ -59,7 +60,7 @@ def test_threads_that_start_within_the_block_are_restored() -> None:
     assert (halves() > 0).all()
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.names())
 def test_an_update_and_gradients_flush_denormals(optimizer: str) -> None:
     settings = Settings(
         d_model=8, hidden_size=16, vocab_size=300, num_heads=2, seq_len=8, layers=1, optimizer=optimizer,

@@ -10,13 +10,12 @@ import pytest
 
 from gpt_core import reference
 from gpt_core.bench.estimate import checkpoint_tensor_bytes, estimate_memory
-from gpt_core.config.resolve import read_overrides
 from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.formats.checkpoint import read_checkpoint
 from gpt_core.gradcheck import relative_error
 from gpt_core.kernels import muon, threads
 from gpt_core.model.parameters import Parameters, initial_parameters, parameter_table
-from gpt_core.optim import create_optimizer, optimizer_type
+from gpt_core.optim import create_optimizer
 from gpt_core.optim.muon import Muon, column_ranges, is_hidden_matrix
 from tests.core.training_samples import LATEST, finished_trainer, in_one_go, losses, tiny_settings, train, whole_state
 
@@ -207,11 +206,6 @@ def test_the_squared_gradient_is_stored_only_of_what_adamw_updates(tmp_path: Pat
 def test_a_run_learns(tmp_path: Path) -> None:
     found = losses(train(tiny_settings(tmp_path, optimizer="muon", max_steps=60)))
     assert np.mean(found[-5:]) < 0.6 * np.mean(found[:5])
-
-
-def test_the_setting_is_resolved_and_described() -> None:
-    assert read_overrides(assignments=["optimizer=muon"]).apply_to().settings.optimizer == "muon"
-    assert optimizer_type("muon") is Muon
 
 
 def test_memory_and_work_are_counted() -> None:

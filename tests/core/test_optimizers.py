@@ -115,23 +115,10 @@ def test_a_checkpoint_cannot_be_resumed_with_another_optimizer(toy: type[Optimiz
         open_run(tiny_settings(tmp_path, max_steps=4), resume=tmp_path / LATEST)
 
 
-def test_a_checkpoint_of_an_optimizer_that_is_not_registered_is_rejected(toy: type[Optimizer], tmp_path: Path) -> None:
-    train(tiny_settings(tmp_path, optimizer="toy", max_steps=2))
-    OPTIMIZERS.register("other", toy)
-    OPTIMIZERS.unregister("toy")
-    try:
-        with pytest.raises(CheckpointError, match="got 'toy', expected one of adamw, muon, other"):
-            read_checkpoint(tmp_path / LATEST)
-    finally:
-        OPTIMIZERS.unregister("other")
-        OPTIMIZERS.register("toy", toy)
-
-
 def test_the_setting_accepts_registered_names_only(toy: type[Optimizer]) -> None:
     assert read_overrides(assignments=["optimizer=toy"]).apply_to().settings.optimizer == "toy"
-    with pytest.raises(
-        ConfigError, match="optimizer: got 'adam', expected one of adamw, muon, toy; did you mean adamw"
-    ):
+    names = ", ".join(OPTIMIZERS.names())
+    with pytest.raises(ConfigError, match=f"optimizer: got 'adam', expected one of {names}; did you mean adamw"):
         read_overrides(assignments=["optimizer=adam"]).apply_to()
 
 

@@ -160,6 +160,11 @@ def test_each_setting_has_a_group_and_a_description_that_fits_on_a_line():
     assert all(0 < len(field.description) <= 72 for field in fields().values())
 
 
+@pytest.mark.parametrize("key", ["optimizer", "tokenizer"])
+def test_the_description_names_every_registered_choice(key):
+    assert [part.partition(":")[0] for part in fields()[key].description.split("; ")] == list(fields()[key].choices())
+
+
 @pytest.mark.parametrize("key", NUMBERS)
 def test_every_number_is_rejected_outside_its_bounds(key):
     kind = fields()[key].kind
