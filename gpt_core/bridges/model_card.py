@@ -8,14 +8,10 @@ from gpt_core.bridges.architecture import architecture_of
 from gpt_core.bridges.run_text import training_text
 from gpt_core.config.presets import CUSTOM
 from gpt_core.config.settings import GROUP_RATES, LEARNING_RATE
+from gpt_core.config.validation import groups
 from gpt_core.errors import printable
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.parameters import parameter_count
-
-_SETTINGS = (
-    "batch_size", LEARNING_RATE, "warmup_steps", "decay_steps", "min_lr_share", "cooldown", "optimizer",
-    "adam_beta1", "adam_beta2", "weight_decay", "grad_clip", "document", "precision", "seed",
-)  # fmt: skip
 
 
 def model_card(bundle: ModelBundle) -> str:
@@ -97,7 +93,8 @@ def _model_rows(bundle: ModelBundle) -> list[tuple[str, str]]:
 def _settings(bundle: ModelBundle) -> str:
     """Return the section about the settings that determine the training."""
     rates = (LEARNING_RATE,) if bundle.settings.learning_rate is not None else GROUP_RATES
-    names = [name for key in _SETTINGS for name in (rates if key == LEARNING_RATE else (key,))]
+    keys = ("batch_size", *groups()["learning rate"], *groups()["optimizer"], "document", "precision", "seed")
+    names = [name for key in keys for name in (rates if key == LEARNING_RATE else (key,))]
     rows = _table([(f"`{name}`", str(getattr(bundle.settings, name))) for name in names])
     return f"\n## Training settings\n\n| setting | value |\n| --- | --- |\n{rows}\n"
 

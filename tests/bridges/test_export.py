@@ -102,6 +102,12 @@ def test_the_model_card_has_the_figures_of_the_run_and_no_license(tmp_path: Path
     assert not [line for line in header.splitlines() if line.startswith("license")]
 
 
+def test_the_model_card_has_every_setting_of_the_optimizer() -> None:
+    card = model_card(model(optimizer="muon", muon_beta=0.9, dropout=0.1))
+    for row in ("| `optimizer` | muon |", "| `muon_beta` | 0.9 |", "| `dropout` | 0.1 |", "| `ema` | 0.0 |"):
+        assert row in card
+
+
 def test_the_model_card_of_weights_that_were_not_trained_here_names_no_run(tmp_path: Path) -> None:
     Model(replace(model(), step=0, scores=None)).export("hf", tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
