@@ -244,7 +244,8 @@ def test_a_checkpoint_without_a_log_of_its_own_is_measured(tmp_path: Path):
 
 
 def test_a_text_without_enough_tokens_for_a_sequence_uses_all_tokens_of_the_tokenizer():
-    short = subject("the the the")
-    assert len(short.repeatable_ids(16)) > 200
-    long = subject()
-    assert set(long.repeatable_ids(4)) <= set(long.ids.tolist())
+    used = subject().used_ids()
+    few, enough = (replace(subject(), ids=used[:count].astype(np.int32)).repeated()[0] for count in (15, 16))
+    assert len(set(few.tolist())) == len(set(enough.tolist())) == 16
+    assert set(enough.tolist()) == set(used[:16].tolist())
+    assert not set(few.tolist()) <= set(used[:16].tolist())

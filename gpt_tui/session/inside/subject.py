@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt_core import interpret
 from gpt_core.errors import ConfigError
 from gpt_core.generation.generator import prompt_bytes, sampled_ids, with_bos
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.gpt import GPT
 from gpt_core.progress import Progress, ignore_progress
 from gpt_core.tokenizers import Tokenizer
+from gpt_core.training.model_stats import REPEATED_TOKENS
 from gpt_tui.shared.sanitize import printable
 
 
@@ -81,14 +83,16 @@ class Subject:
         used[self.tokenizer.EOS] = False
         return np.flatnonzero(used)
 
-    def repeatable_ids(self, length: int) -> NDArray[np.integer]:
-        """Return the ids for random sequences of this length: those in the text if it has as many, else all used ones.
+    def repeated(self) -> NDArray[np.int32]:
+        """Return random sequences, each repeated (B, 2 n), of tokens in the text if it has n, else of all with text.
 
-        A model knows the tokens of its text; others may never have occurred in its training.
+        A model knows the tokens of its text; others may never have occurred in its training. The context must have at
+        least `gpt_core.training.model_stats.MIN_SEQ_LEN` tokens.
         """
+        length = min(REPEATED_TOKENS, self.gpt.shape.seq_len // 2)
         used = self.used_ids()
         own = used[np.isin(used, self.ids)]
-        return own if len(own) >= length else used
+        return interpret.repeated_tokens(own if len(own) >= length else used, length)
 
     def end_note(self) -> str:
         """Return a note if the last token depends on a space at the end of the text, "" if not or if the text is cut.

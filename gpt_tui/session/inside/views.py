@@ -15,6 +15,7 @@ from gpt_core.errors import ConfigError
 from gpt_core.generation.generator import prompt_bytes
 from gpt_core.interpret.ablation import AblationKind
 from gpt_core.model.parameters import Parameters
+from gpt_core.training.model_stats import MIN_SEQ_LEN
 from gpt_tui.session.inside.predictions import Alternative, token_predictions
 from gpt_tui.session.inside.subject import Subject, UnavailableViewError
 from gpt_tui.session.inside.view import Cell, Column, Heatmap, Table, View
@@ -23,7 +24,6 @@ from gpt_tui.shared.ramp import MAX_BITS
 from gpt_tui.shared.spans import shortened
 
 TOP_SHOWN, TOP_IN_DATA = 3, 8  # alternatives per position
-REPEATED = 32  # tokens of a random sequence that is repeated, at most
 BAR_CELLS = 20
 POSITION, TOKEN = Column("position", is_number=True, is_label=True), Column("token", is_label=True)
 
@@ -174,10 +174,9 @@ def one_head_view(subject: Subject, layer: int, head: int) -> View:
 def heads_view(subject: Subject, _: Choices) -> View:
     """Return the scores of all heads."""
     subject.require_two("heads")
-    length = min(REPEATED, subject.gpt.shape.seq_len // 2)
-    if length < 2:
-        raise UnavailableViewError("the view heads needs a model with a context of at least 4 tokens")
-    repeated = interpret.repeated_tokens(subject.repeatable_ids(length), length)
+    if subject.gpt.shape.seq_len < MIN_SEQ_LEN:
+        raise UnavailableViewError(f"the view heads needs a model with a context of at least {MIN_SEQ_LEN} tokens")
+    repeated = subject.repeated()
     scores = interpret.head_scores(subject.gpt, subject.batch, repeated)
     names = (name.replace("_", " ") for name in scores._fields)
     columns = [Column("layer", True, True), Column("head", True, True), *(Column(name, True) for name in names)]
@@ -190,7 +189,7 @@ def heads_view(subject: Subject, _: Choices) -> View:
     lines = [
         "share of attention on the token before and on the first token of this text, and its entropy",
         "induction: share on the token that followed the present one earlier, "
-        f"in {len(repeated)} random sequences of {length} tokens, each repeated",
+        f"in {len(repeated)} random sequences of {repeated.shape[1] // 2} tokens, each repeated",
     ]
     return View("heads", lines, tables=[Table(columns, rows)], data={"heads": data})
 

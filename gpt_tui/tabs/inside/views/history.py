@@ -11,7 +11,7 @@ import numpy as np
 
 from gpt_core import interpret
 from gpt_core.training.events import HealthMeasured
-from gpt_core.training.model_stats import REPEATED_TOKENS, heads_event, logged
+from gpt_core.training.model_stats import MIN_SEQ_LEN, heads_event, logged
 from gpt_tui.charts.axes import linear_ticks, tick_labels
 from gpt_tui.charts.raster import (
     BEST,
@@ -73,11 +73,9 @@ def history(task: Task) -> StatsHistory:
 
 def measured_heads(subject: Subject, place: Place) -> tuple[HeadsPoint, ...]:
     """Return the scores of the heads on the text, none if it or the context is too short."""
-    length = min(REPEATED_TOKENS, subject.gpt.shape.seq_len // 2)
-    if length < 2 or len(subject.ids) < 2:
+    if subject.gpt.shape.seq_len < MIN_SEQ_LEN or len(subject.ids) < 2:
         return ()
-    repeated = interpret.repeated_tokens(subject.repeatable_ids(length), length)
-    scores = interpret.head_scores(subject.gpt, subject.batch, repeated)
+    scores = interpret.head_scores(subject.gpt, subject.batch, subject.repeated())
     return (heads_point(place, heads_event(place.step, scores)),)
 
 
