@@ -1,4 +1,4 @@
-"""The views in the order of their keys. A new view is one line here."""
+"""The views in the order of their keys."""
 
 from __future__ import annotations
 
