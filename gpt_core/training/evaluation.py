@@ -157,7 +157,8 @@ def evaluate(gpt: GPT, text: TokenStream, batch: int, progress: Callable[[int, i
     Raises:
         CorpusError: The text has no target or cannot be read.
     """
-    steps = EvalText(text, gpt.shape.seq_len, 0).scores(gpt, batch, complete=True)
+    seq_len = min(gpt.shape.seq_len, text.count - 1)  # of a text shorter than the context, nothing is padding
+    steps = EvalText(text, seq_len, 0).scores(gpt, batch, complete=True)
     while True:
         try:
             done = next(steps)

@@ -14,7 +14,8 @@ import pytest
 from gpt_core.config.presets import PRESETS, preset
 from gpt_core.config.settings import Settings
 from gpt_core.formats.checkpoint import peek_checkpoint
-from gpt_core.model.gpt import GPT
+from gpt_core.model.gpt import GPT, EvalSums
+from gpt_core.model.layers.layer import Ids
 from gpt_core.text.data_loader import spread
 from gpt_core.training import events as ev
 from gpt_core.training.evaluation import EvalText, RunScores, evaluate
@@ -138,6 +139,25 @@ def test_a_complete_evaluation_scores_the_part_as_one_of_the_part_alone_does(tmp
     whole = evaluate(GPT(trainer.parameters), text.text, 4)
     assert complete.full == pytest.approx(whole, rel=1e-6)
     assert complete.full != complete.part
+
+
+def test_a_text_that_is_shorter_than_the_context_is_scored_without_padding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = open_run(tiny_settings(tmp_path))
+    assert trainer.run.texts.held_out is not None
+    text = replace(trainer.run.texts.held_out, count=11)
+    padded = scores_of(trainer, EvalText(text, trainer.settings.seq_len, 0), complete=True).part
+    shapes: list[tuple[int, ...]] = []
+    run = GPT.evaluate
+
+    def recorded(gpt: GPT, tokens: Ids, targets: Ids) -> EvalSums:
+        shapes.append(tokens.shape)
+        return run(gpt, tokens, targets)
+
+    monkeypatch.setattr(GPT, "evaluate", recorded)
+    assert evaluate(GPT(trainer.parameters), text, 1) == pytest.approx(padded, rel=1e-6)
+    assert shapes == [(1, 10)]
 
 
 def test_bits_per_byte_of_the_part_count_its_own_bytes(tmp_path: Path) -> None:
