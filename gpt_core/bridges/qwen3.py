@@ -176,5 +176,10 @@ def gguf_rules(values: Mapping[str, Any], shape: ModelShape) -> tuple[tuple[str,
     optional = ("attention.head_count_kv", "attention.key_length", "attention.value_length", "rope.freq_base")
     rules = [(f"{NAME}.{key}", values.get(f"{NAME}.{key}", found[f"{NAME}.{key}"])) for key in optional]
     rules.append((key := f"{NAME}.attention.layer_norm_rms_epsilon", values.get(key)))
-    rules.append((f"{NAME}.rope.scaling.type", values.get(f"{NAME}.rope.scaling.type", "none")))
-    return tuple((key, got, found.get(key, "none")) for key, got in rules)
+    absent: dict[str, Value] = {
+        "rope.dimension_count": shape.head_size, "rope.scaling.type": "none", "rope.scaling.factor": 1.0,
+        "rope.scale_linear": 1.0,
+    }  # fmt: skip
+    found |= {f"{NAME}.{key}": value for key, value in absent.items()}
+    rules += [(key := f"{NAME}.{name}", values.get(key, found[key])) for name in absent]
+    return tuple((key, got, found[key]) for key, got in rules)
