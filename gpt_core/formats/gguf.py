@@ -185,7 +185,8 @@ def read_header(file: io.FileIO) -> Header:
     """Read the header of a file, in time and memory for the header alone.
 
     Raises:
-        GgufError: The file is not a GGUF file, it is damaged, or a tensor has a type that is not supported.
+        GgufError: The file is not a GGUF file, it is damaged, a tensor has a type that is not supported, or tensors
+            overlap or are not aligned.
         OSError: The file cannot be read.
     """
     source = _Source(file)
@@ -209,10 +210,15 @@ def read_header(file: io.FileIO) -> Header:
             raise GgufError(f"tensor {name[:80]!r} occurs twice")
         tensors[name] = source.tensor_info(name)
     data_start = source.position + -source.position % alignment
-    for name, info in tensors.items():
-        end = data_start + info.offset + tensor_bytes(info.shape, info.number_type)
-        if end > source.file_bytes:
-            raise GgufError(f"got {source.file_bytes:,} bytes, but tensor {name[:80]!r} ends at {end:,}")
+    end = 0
+    for name, info in sorted(tensors.items(), key=lambda item: item[1].offset):
+        if info.offset < end or info.offset % alignment:
+            raise GgufError(
+                f"tensor {name[:80]!r}: got offset {info.offset:,}, expected a multiple of {alignment} from {end:,} on"
+            )
+        end = info.offset + tensor_bytes(info.shape, info.number_type)
+        if data_start + end > source.file_bytes:
+            raise GgufError(f"got {source.file_bytes:,} bytes, but tensor {name[:80]!r} ends at {data_start + end:,}")
     return Header(values, tensors, data_start)
 
 

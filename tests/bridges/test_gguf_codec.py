@@ -99,6 +99,24 @@ def test_an_invalid_header_is_refused_with_the_reason(data: bytes, message: str,
         gguf.read_header(file)
 
 
+@pytest.mark.parametrize(
+    ("offset", "message"),
+    [
+        (0, "tensor 'b': got offset 0, expected a multiple of 32 from 256 on"),
+        (224, "tensor 'b': got offset 224, expected a multiple of 32 from 256 on"),
+        (260, "tensor 'b': got offset 260, expected a multiple of 32 from 256 on"),
+    ],
+)
+def test_tensors_that_overlap_or_are_not_aligned_are_refused(offset: int, message: str, tmp_path: Path) -> None:
+    tensors = [Tensor(name, random_matrix(2, 32), "f32") for name in "ab"]
+    path = written(tmp_path / "file", *tensors)
+    entry = struct.pack("<Q1sIQQI", 1, b"b", 2, 32, 2, 0)
+    before, after = path.read_bytes().split(entry + struct.pack("<Q", 256))
+    path.write_bytes(before + entry + struct.pack("<Q", offset) + after)
+    with files.open_regular(path) as file, pytest.raises(GgufError, match=message):
+        gguf.read_header(file)
+
+
 def test_a_missing_tensor_and_another_shape_are_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "file", Tensor("m", random_matrix(2, 32), "f32"))
     with files.open_regular(path) as file:
