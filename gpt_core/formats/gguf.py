@@ -344,7 +344,8 @@ def _read(file: io.FileIO, count: int) -> bytearray:
 
 def _from_q8_0(data: bytearray) -> Array:
     blocks = np.frombuffer(data, [("scale", "<f2"), ("integers", "i1", BLOCK)])
-    values: Array = blocks["integers"].astype(np.float32) * blocks["scale"].astype(np.float32)[:, None]
+    with np.errstate(invalid="ignore"):  # 0 times an infinite scale
+        values: Array = blocks["integers"].astype(np.float32) * blocks["scale"].astype(np.float32)[:, None]
     return values
 
 

@@ -117,6 +117,16 @@ def test_tensors_that_overlap_or_are_not_aligned_are_refused(offset: int, messag
         gguf.read_header(file)
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_infinite_scale_gives_values_that_are_not_finite_without_a_warning(tmp_path: Path) -> None:
+    path = written(tmp_path / "file", Tensor("m", np.zeros((1, 32), np.float32), "q8_0"))
+    data = path.read_bytes()
+    path.write_bytes(data[:-64] + struct.pack("<e", np.inf) + data[-62:])
+    with files.open_regular(path) as file:
+        (values,) = gguf.tensor_rows(file, gguf.read_header(file), "m")
+    assert np.isnan(values).all()
+
+
 def test_a_missing_tensor_and_another_shape_are_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "file", Tensor("m", random_matrix(2, 32), "f32"))
     with files.open_regular(path) as file:
