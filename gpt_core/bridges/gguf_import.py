@@ -22,7 +22,7 @@ from gpt_core.formats.gguf import GgufError, Header
 from gpt_core.model.layers.embedding import WTE
 from gpt_core.model.parameters import parameter_table
 from gpt_core.tokenizers import Tokenizer
-from gpt_core.tokenizers.byte_pairs import BytePairTokenizer, pairs
+from gpt_core.tokenizers.byte_pairs import END_OF_TEXT, BytePairTokenizer, pairs
 from gpt_core.tokenizers.pieces import PieceTokenizer
 
 FLOAT32_ROUNDING = 2.0**-24
@@ -140,6 +140,9 @@ def tokenizer_of(values: dict[str, Any]) -> Tokenizer:
         raise ValueError(f"got the model {str(model)[:40]!r}, expected gpt2 or rwkv")
     if (split := values.get(_TOKENS + "pre", "gpt-2")) not in ("gpt-2", "gpt2", "default"):
         raise ValueError(f"got the pre-tokenizer {str(split)[:40]!r}, expected gpt-2")
+    for text, kind in zip(texts, types, strict=True):
+        if kind == gguf_model.ADDED and text != END_OF_TEXT:
+            raise ValueError(f"got the added token {text[:40]!r}, which is not special")
     used = len(texts)
     while used and types[used - 1] == gguf_model.UNUSED:
         used -= 1

@@ -30,7 +30,7 @@ DOCUMENT = "gpt_tui.document"
 """Key of the setting `document`, which decides on what an import is evaluated; other programs ignore it"""
 LONGEST_MATCH, BYTE_PAIRS = "rwkv", "gpt2"  # models of tokenizers
 EPSILON = 1e-5
-NORMAL, CONTROL, UNUSED = 1, 3, 5  # types of tokens
+NORMAL, CONTROL, ADDED, UNUSED = 1, 3, 4, 5  # types of tokens
 HEAD = "output.weight"
 """Matrix of the logits, which files of a tied head may have, too"""
 NO_TEXT = b"\xff\xff"  # begins the texts of ids without bytes

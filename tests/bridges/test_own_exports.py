@@ -11,6 +11,7 @@ import pytest
 
 import gpt_core
 from gpt_core.bridges.export import export_model
+from gpt_core.bridges.gguf_model import ADDED
 from gpt_core.bridges.importing import import_checkpoint
 from gpt_core.errors import ModelImportError
 from gpt_core.formats import gguf
@@ -20,6 +21,7 @@ from gpt_core.model.bundle import ModelBundle
 from tests.bridges.samples import LAYERS, model, needs_tokenizers, random_bytes, texts
 
 Values = dict[str, gguf.Value]
+TYPES = "tokenizer.ggml.token_type"
 BYTE_PAIRS: Values = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.merges": ["a b"]}
 
 
@@ -159,6 +161,23 @@ def test_a_gguf_file_that_is_not_such_a_model_is_refused(values: Values, expecte
         imported(file)
     assert expected in str(caught.value)
     assert [path.name for path in file.parent.iterdir()] == ["model.gguf"]
+
+
+@needs_tokenizers
+def test_a_gguf_file_with_an_added_token_that_is_not_special_is_refused_as_a_folder_is(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    export_model(exported := model("bpe"), "gguf", path)
+    with open(path, "rb", buffering=0) as file:
+        values = gguf.read_header(file).values
+    types, merges, end = values[TYPES], values["tokenizer.ggml.merges"], exported.tokenizer.EOS
+    last = values["tokenizer.ggml.tokens"].index(merges[-1].replace(" ", ""))
+    rewritten(path, {TYPES: [ADDED if token == last else kind for token, kind in enumerate(types)],
+                     "tokenizer.ggml.merges": merges[:-1]})  # fmt: skip
+    with pytest.raises(ModelImportError, match=r"got the added token '\S+', which is not special"):
+        imported(path)
+    rewritten(path, {TYPES: [ADDED if token == end else kind for token, kind in enumerate(types)],
+                     "tokenizer.ggml.merges": merges})  # fmt: skip
+    assert imported(path).tokenizer.to_bytes() == exported.tokenizer.to_bytes()
 
 
 def test_missing_and_wrong_tensors_of_a_gguf_file_are_refused(file: Path) -> None:
