@@ -31,7 +31,7 @@ ALIGNMENT = 64  # of the first tensor in the file; the header is padded with spa
 CHUNK_BYTES = 1 << 20  # read at once, so that checks of a chunk find it in the CPU cache; a multiple of every item size
 DTYPE_BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2, "I8": 1,
-    "U8": 1, "BOOL": 1,
+    "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
 }  # fmt: skip
 
 

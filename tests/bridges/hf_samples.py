@@ -49,8 +49,10 @@ def bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 def write_safetensors(path: Path, tensors: Tensors) -> None:
-    """Write a safetensors file; arrays of 16-bit integers are bfloat16."""
-    types = {"float32": "F32", "float16": "F16", "uint16": "BF16", "float64": "F64", "bool": "BOOL"}
+    """Write a safetensors file; arrays of 16-bit integers are bfloat16, those of bytes float8."""
+    types = {
+        "float32": "F32", "float16": "F16", "uint16": "BF16", "float64": "F64", "bool": "BOOL", "uint8": "F8_E4M3",
+    }  # fmt: skip
     layout = safetensors.layout_of((name, types[str(array.dtype)], array.shape) for name, array in tensors.items())
     data = b"".join(array.tobytes() for array in tensors.values())
     path.write_bytes(safetensors.encode_header(layout, {"format": "pt"}) + data)

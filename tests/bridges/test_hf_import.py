@@ -307,6 +307,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "the same tensor twice": (tensors(lambda t: {**t, "wte.weight": t[WTE]}), "occurs twice"),
     "another type": (tensors(lambda t: {**t, WTE: t[WTE].astype(np.float64)}), "wte.weight: got F64, expected F32"),
+    "a type of 8 bits": (
+        tensors(lambda t: {**t, WTE: t[WTE].astype(np.uint8)}),
+        "model.safetensors: wte.weight: got F8_E4M3, expected F32",
+    ),
     "not finite": (tensors(not_finite), "h.1.mlp.c_fc.bias holds values that are not finite"),
     "truncated": (cut("model.safetensors", 1), "is damaged: got"),
     "a truncated header": (lambda f: os.truncate(f / "model.safetensors", 100), "is damaged"),
