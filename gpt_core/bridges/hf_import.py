@@ -126,8 +126,8 @@ def read_config(path: Path) -> ModelConfig:
 def _refuse(path: Path, name: str, got: object, expected: tuple[object, ...]) -> NoReturn:
     words = " or ".join(msgspec.json.encode(value).decode() for value in expected)
     raise ModelImportError(
-        f"{path}: {name}: got {msgspec.json.encode(got).decode()[:80]}, expected {words}: only models that "
-        "compute what GPT-2 or Qwen3 does can be imported"
+        f"{path}: {name}: got {msgspec.json.encode(got).decode()[:80]}, expected {words}: only models "
+        "whose layers gpt-tui has can be imported"
     )
 
 
