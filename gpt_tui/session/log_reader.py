@@ -103,6 +103,8 @@ class BestEvaluation(NamedTuple):
     """Scores of the best evaluation of a run; without an evaluation infinite, for the accuracy -1.
 
     They are of the complete eval text if it was scored at that step, else of `part_tokens` tokens of it (0: all).
+    Until the trainer has reported a best one (`is_reported`), the lowest loss decides: a run without a best model has
+    no other.
     """
 
     loss: float = math.inf
@@ -110,6 +112,7 @@ class BestEvaluation(NamedTuple):
     bits_per_byte: float = math.inf
     step: int = -1
     part_tokens: int = 0
+    is_reported: bool = False
 
     @property
     def mark(self) -> str:
@@ -169,21 +172,21 @@ class LogSummary:
                 case StepCompleted():
                     self.last = event
                     self._rates.append(event.tokens_per_s)
-                case EvalCompleted() if math.isfinite(event.bits_per_byte) and self._is_best(event):
-                    part = self.started.eval_part_tokens if self.started else 0
-                    self.best = BestEvaluation(event.loss, event.accuracy, event.bits_per_byte, event.step, part)
+                case EvalCompleted() if math.isfinite(event.bits_per_byte):
+                    is_reported = event.is_best_after(self.best.accuracy)
+                    if is_reported or (not self.best.is_reported and event.loss < self.best.loss):
+                        part = self.started.eval_part_tokens if self.started else 0
+                        scores = (event.loss, event.accuracy, event.bits_per_byte, event.step)
+                        self.best = BestEvaluation(*scores, part, is_reported)
                 case FullEvalCompleted() if math.isfinite(event.bits_per_byte) and self.best.step in (-1, event.step):
-                    self.best = BestEvaluation(event.loss, event.accuracy, event.bits_per_byte, event.step)
+                    scores = (event.loss, event.accuracy, event.bits_per_byte, event.step)
+                    self.best = BestEvaluation(*scores, is_reported=self.best.is_reported)
                 case RunPaused():
                     self.is_paused = True
                 case RunContinued():
                     self.is_paused = False
                 case RunFinished():
                     self.finished = event
-
-    def _is_best(self, event: EvalCompleted) -> bool:
-        """Return True for the best evaluation so far, and for the first one."""
-        return event.is_best_after(self.best.accuracy) or self.best == NO_EVALUATION
 
 
 def summary_lines(lines: bytes) -> Iterator[bytes]:

@@ -219,6 +219,21 @@ def test_a_run_that_ended_before_its_first_evaluation_has_the_scores_of_its_end(
     assert summary.best == BestEvaluation(5.0, 0.2, 2.5, 3)
 
 
+def test_without_a_best_model_the_lowest_loss_is_the_best_evaluation(tmp_path: Path) -> None:
+    scores = ((4.0, False), (3.0, False), (3.5, False), (3.2, True), (3.1, False))
+    evaluations = [
+        EvalCompleted(step=number, loss=loss, ppl=9.0, accuracy=0.3, bits_per_byte=loss / 2, is_best=is_best)
+        for number, (loss, is_best) in enumerate(scores, start=1)
+    ]
+    summary = LogSummary(LogTail(write_log(tmp_path, [started(), *evaluations[:3]])))
+    summary.scan()
+    assert summary.best == BestEvaluation(3.0, 0.3, 1.5, 2)
+    with (tmp_path / LOG).open("ab") as log:
+        log.write(lines(*evaluations[3:]))
+    summary.scan()
+    assert summary.best.step == 4, "the trainer's best evaluation counts where there is one"
+
+
 def test_the_scores_of_a_run_are_of_its_best_evaluation_and_of_all_of_the_text_where_there_are_such(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,14 +249,14 @@ def test_the_scores_of_a_run_are_of_its_best_evaluation_and_of_all_of_the_text_w
     summary = LogSummary(LogTail(write_log(tmp_path, [*first, evaluations[2], RunFinished("max_steps", 3)])))
     while not summary.is_complete:
         summary.scan()
-    assert summary.best == BestEvaluation(3.0, evaluations[1].accuracy, 1.5, 2, 100)
+    assert summary.best == BestEvaluation(3.0, evaluations[1].accuracy, 1.5, 2, 100, is_reported=True)
     assert summary.best.mark
     with (tmp_path / LOG).open("ab") as log:
         log.write(lines(FullEvalCompleted(2, 3.1, 22.0, 0.2, 1.6, 900)))
     summary.is_complete = False
     while not summary.is_complete:
         summary.scan()
-    assert summary.best == BestEvaluation(3.1, 0.2, 1.6, 2)
+    assert summary.best == BestEvaluation(3.1, 0.2, 1.6, 2, is_reported=True)
     assert not summary.best.mark
     with (tmp_path / LOG).open("ab") as log:
         log.write(lines(started(step=3, best_restarted="another eval text"), step(4), scored(4, 0.1)))
