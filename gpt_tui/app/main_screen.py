@@ -238,6 +238,7 @@ class MainScreen(Screen[None]):
             self.banner.say("")
         if request := self._controller.request:
             self._models.use_folder(request.settings.models_dir)
+            self.checkpoints.include_folder(request.settings.models_dir)
         self.go("train")
         self.show(at_once=True)
 

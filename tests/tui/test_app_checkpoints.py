@@ -28,6 +28,7 @@ from gpt_tui.tabs.train.pane import TrainTab
 from tests.core.checkpoint_samples import sample
 from tests.tui.app_bench import DEADLINE_S, AppBench, running_app
 from tests.tui.conftest import Snapshot
+from tests.tui.log_samples import run_events, write_log
 from tests.tui.stored_files import NOW_S, SMALL, fill, flip, save
 
 pytestmark = pytest.mark.slow
@@ -468,6 +469,27 @@ async def test_the_question_mentions_a_run_that_saves_in_the_folder():
         await bench.pilot.press("f4", "d")
         await bench.until_seen("The current run saves in this folder.")
         await bench.pilot.press("escape")
+
+
+async def test_the_files_of_a_resumed_run_in_another_folder_are_listed():
+    save(Path("models-2", "ckpt_latest.safetensors"), 65, step=12_480)
+    write_log(Path("models-2"), run_events(3))
+    async with tab() as bench:
+        await bench.until_seen("There are no checkpoints in models/ yet.")
+        await bench.pilot.press("f2", "r")
+        await bench.until_step(3)
+        await bench.pilot.press("f4")
+        await bench.until_seen("models-2/ckpt_latest.safetensors")
+
+
+async def test_the_list_keeps_all_files_when_a_run_of_a_subfolder_is_resumed():
+    fill(MODELS)
+    async with tab() as bench:
+        await to(bench, "long/ckpt_latest")
+        await bench.pilot.press("enter")
+        await bench.until_step(3)
+        await bench.pilot.press("f4")
+        await bench.until_seen("epoch_010")
 
 
 async def test_the_scan_of_a_folder_that_is_no_longer_shown_is_ignored():

@@ -189,6 +189,11 @@ class CheckpointsTab(Vertical):
             self._contents, self._is_read = FolderContents(), False
             self._scanner, self._scanning = FolderScanner(models_dir), False
 
+    def include_folder(self, folder: str) -> None:
+        """Change the models folder, unless the files in `folder` are already listed."""
+        if Path(self._models_dir) not in (Path(folder), Path(folder).parent):
+            self.show_folder(folder)
+
     # -- scanning and verification
 
     def _scan_if_visible(self) -> None:
