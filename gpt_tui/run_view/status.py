@@ -82,18 +82,22 @@ def progress_rows(state: RunState, value_width: int) -> list[Row]:
     """Return step, epoch, progress bar of the run, times, tokens."""
     started = state.started
     assert started is not None
-    of_steps = f" of {integer(state.last_step)}" if state.last_step else ""
-    rows = [Row("step", integer(state.step) + of_steps)]
+    rows = [Row("step", count_of(state.step, state.last_step, value_width))]
     if started.steps_per_epoch and started.kind == "train":
-        of_epochs = f" of {integer(state.limits.max_epochs)}" if state.limits.max_epochs else ""
         epoch = (state.last.epoch if state.last else started.epoch) + 1
-        rows.append(Row("epoch", f"{integer(epoch)}{of_epochs}"))
+        rows.append(Row("epoch", count_of(epoch, state.limits.max_epochs, value_width)))
     if (fraction := state.progress) is not None:
         rows.append(Row("", f"{bar(fraction, max(6, value_width - BAR_MARGIN))} {fraction * 100:3.0f}%"))
     rows.append(Row("time", duration(state.elapsed_s)))
     if (remaining := state.remaining_s) is not None:
         rows.append(Row("time left", estimated_duration(remaining)))
     return [*rows, Row("tokens", short(state.last.tokens) if state.last else "0")]
+
+
+def count_of(count: int, limit: int, width: int) -> str:
+    """Return `1,256 of 2,000`, shorter where that is too wide; the count alone for a limit of 0."""
+    text = integer(count)
+    return longest_fitting([f"{text} of {integer(limit)}", f"{text}/{integer(limit)}", text], width) if limit else text
 
 
 def training_rows(state: RunState, value_width: int) -> list[Row]:

@@ -156,6 +156,14 @@ def test_long_numbers_of_epochs_have_separators():
     assert values(history)["epoch"] == "1 of 20,000"
 
 
+def test_long_numbers_of_steps_are_not_cut_in_a_narrow_panel():
+    def step_row(width: int) -> str:
+        rows = status_rows(trained(1256), SessionStatus(Phase.TRAINING, 0.0, 0), width)
+        return next(row.value for row in rows if row.label == "step")
+
+    assert [step_row(width) for width in (28, 27, 20)] == ["1,256 of 2,000", "1,256/2,000", "1,256"]
+
+
 def test_a_failed_save_and_a_loss_that_is_not_finite_stand_out():
     history = advance(trained(5), ev.SaveFailed("latest", "x", 5, "no space left on device"))
     history = advance(history, step(6, math.nan))
