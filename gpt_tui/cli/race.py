@@ -273,8 +273,9 @@ def report(folder: Path, cases: Sequence[Case], runs: Sequence[RaceRun], *, as_j
     print("\n".join(lines))
     if any(NO_SCORE in line.split() for line in lines):
         print(f"{NO_SCORE}: no evaluation, or none up to the time or tokens that both runs of a pair reached")
-    print("± is the standard error of the mean of the paired differences; time and tokens/s are of the training steps,")
-    print(f"without evaluations; runs in {one_line(shown_path(folder))}/")
+    if any(" ± " in line for line in lines):
+        print("± is the standard error of the mean of the paired differences")
+    print(f"time and tokens/s are of the training steps, without evaluations; runs in {one_line(shown_path(folder))}/")
 
 
 def table(results: Sequence[CaseResult]) -> list[str]:

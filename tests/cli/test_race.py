@@ -55,10 +55,16 @@ def test_a_race_trains_each_case_with_each_seed_and_prints_the_differences(
     assert lines[2].count("baseline") == 2
     assert lines[3].startswith("learning_rate=0.0001 ")
     assert lines[3].count(" ± ") == 2
-    assert lines[5] == "without evaluations; runs in race/"
+    assert lines[4] == "± is the standard error of the mean of the paired differences"
+    assert lines[5] == "time and tokens/s are of the training steps, without evaluations; runs in race/"
     assert "–" not in out
     assert [line.split(",")[0] for line in err.splitlines()] == [f"run {number} of 4" for number in range(1, 5)]
     assert len(log_folders([tmp_path])) == 4  # which the Runs tab lists
+
+
+def test_a_race_with_one_seed_has_no_standard_error_and_explains_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert race("--seeds", "1") == 0
+    assert "±" not in capsys.readouterr().out
 
 
 def test_a_race_scored_on_a_part_of_a_long_held_out_text_says_so(capsys: pytest.CaptureFixture[str]) -> None:
