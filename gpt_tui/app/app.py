@@ -393,7 +393,7 @@ class GptApp(OrderedKeysApp):
                 self.controller.stop(save=False, may_ask=True)
             else:
                 keys = shown_keys(keymap_of(self))
-                choices = f"({keys['save']}: try again, {keys['request_quit']}: quit)"
+                choices = f"({keys['train']}, then {keys['save']}: try again; {keys['request_quit']}: quit)"
                 self.main.banner.say(f"{NOT_SAVED} {choices}", "bad", is_about_save=True)
 
         self.main.ask_about_unsaved_run(answered)

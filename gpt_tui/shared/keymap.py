@@ -313,9 +313,9 @@ def shown_key(key: Key, keymap: dict[str, str]) -> str:
 
 
 def shown_keys(keymap: dict[str, str]) -> dict[str, str]:
-    """Return the displayed key of each action; "chat" is the action that opens the Chat tab."""
+    """Return the displayed key of each action; "chat" and "train" are the actions that open these tabs."""
     keys = {key.action: shown_key(key, keymap) for key in KEYS}
-    return keys | {"chat": keys["go('chat')"]}
+    return keys | {tab: keys[f"go('{tab}')"] for tab in ("chat", "train")}
 
 
 def readable(name: str) -> str:

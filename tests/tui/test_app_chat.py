@@ -280,6 +280,6 @@ async def test_after_a_finished_run_its_checkpoint_can_be_chatted_with(tmp_path:
     saved_model(tmp_path, "latest", 50, seed=1)
     async with running_app(tmp_path, size=(120, 40), max_steps=30, autostart=True) as bench:
         await bench.until_phase(Phase.FINISHED)
-        assert "all steps done. Press F3 to chat" in bench.text()
+        assert "all steps done. F3: chat" in bench.text()
         await bench.pilot.press("c")
         await bench.until_seen("automatic · ckpt_latest")

@@ -246,7 +246,7 @@ async def test_cancelling_the_question_keeps_the_run_and_w_saves_it(tmp_path: Pa
         await bench.pilot.press("s")
         await leave_unsaved(bench, models)
         await bench.pilot.press("escape")
-        await bench.until_seen("not saved (w: try again, ^q: quit)")
+        await bench.until_seen("not saved (F2, then w: try again; ^q: quit)")
         models.unlink()
         await bench.pilot.press("w")
         await bench.until_phase(Phase.STOPPED)
@@ -274,6 +274,6 @@ async def test_the_end_of_a_self_test_shows_its_verdict(tmp_path: Path):
         await bench.pilot.press("s")
         await bench.until_phase(Phase.FINISHED)
         verdict = "self-test does not work: 0 of 2 lines reproduced"
-        assert bench.app.main.banner.text.startswith(f"step 2: {verdict}. Press ")
+        assert bench.app.main.banner.text.startswith(f"step 2: {verdict}. F3: chat; ")
         assert any(verdict in line.text for line in bench.app.controller.run.log)
         assert bench.app.controller.run.samples[-1].step == 2

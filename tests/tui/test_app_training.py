@@ -55,7 +55,7 @@ async def test_start_trains_and_stop_saves(tmp_path: Path, by: str):
         await do(bench, "stop", by)
         await bench.until_phase(Phase.STOPPED)
         assert len(bench.opener.trainers[0].saved) == 1
-        await bench.until_seen("stopped and saved. Press F3 to chat")
+        await bench.until_seen("stopped and saved. F3: chat")
 
 
 @pytest.mark.parametrize("size", [(100, 24), (120, 40)])

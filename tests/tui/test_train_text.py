@@ -24,7 +24,7 @@ from gpt_tui.tabs.train.presenter import (
 from tests.tui.samples import learned, trained
 
 SETUP = RunPreview(preset("nano"), "nano", train_file="data/raw/train.en")
-KEYS = {"start_now": "enter", "cursor_off": "esc", "chat": "c", "resume": "r", "start": "s"}
+KEYS = {"start_now": "enter", "cursor_off": "esc", "chat": "c", "train": "t", "resume": "r", "start": "s"}
 
 
 def test_the_welcome_names_texts_that_are_not_used():
@@ -213,8 +213,8 @@ def test_the_countdown_line_has_a_bar_where_there_is_room(width):
 
 
 def test_a_stopped_run_can_be_resumed_and_a_finished_one_trained_longer():
-    assert next_steps("stopped", KEYS) == "Press c to chat, r to resume, s for a new run."
-    assert next_steps("max_steps", KEYS) == "Press c to chat, r to train longer, s for a new run."
+    assert next_steps("stopped", KEYS) == "c: chat; t, then r: resume, s: new run."
+    assert next_steps("max_steps", KEYS) == "c: chat; t, then r: train longer, s: new run."
 
 
 def test_the_panels_key_cycles_samples_log_and_samples_only():

@@ -76,14 +76,14 @@ def why_not(action: str, phase: Phase, keys: Mapping[str, str], in_use: str = ""
 
 
 def next_steps(reason: str, keys: Mapping[str, str]) -> str:
-    """Return the keys to press after a run.
+    """Return the keys to press after a run, on any tab: those of the Train tab follow the key that opens it.
 
     Args:
         reason: Why the run has ended, as in `RunFinished`.
         keys: The displayed key of each action.
     """
-    resume = "to resume" if reason in ("stopped", "diverged") else "to train longer"
-    return f"Press {keys['chat']} to chat, {keys['resume']} {resume}, {keys['start']} for a new run."
+    resume = "resume" if reason in ("stopped", "diverged") else "train longer"
+    return f"{keys['chat']}: chat; {keys['train']}, then {keys['resume']}: {resume}, {keys['start']}: new run."
 
 
 # -- before a run
