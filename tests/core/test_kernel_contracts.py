@@ -16,6 +16,7 @@ from gpt_core.gradcheck import relative_error
 from gpt_core.kernels import (
     adamw,
     attention,
+    conversion,
     cross_entropy,
     dropout,
     embedding,
@@ -23,6 +24,7 @@ from gpt_core.kernels import (
     gemm,
     layer_norm,
     linear,
+    muon,
     relu_squared,
     rms_norm,
     rope,
@@ -30,8 +32,11 @@ from gpt_core.kernels import (
     swiglu,
     threads,
 )
+from tests.core.kernel_functions import kernel_functions
 from tests.core.other_levels import OTHER_LEVELS, printed_at
 
+WITHOUT_RESULTS = {"gemm", "threads"}  # modules that other kernels use
+TESTED_ELSEWHERE = {"decoding"}  # modules with such tests of their own
 ADAMW = {"step": 1, "lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1}
 
 
@@ -198,7 +203,7 @@ def test_nan_propagates_through_gelu_norm_and_attention_but_not_to_earlier_posit
 
 
 def all_results(count):
-    """Return the results of every kernel on `count` threads, at sizes that no thread count divides."""
+    """Return the results of every kernel but decoding on `count` threads, at sizes that no thread count divides."""
     threads.set_threads(count)
     random = np.random.default_rng(0)
 
@@ -238,9 +243,20 @@ def all_results(count):
     attention.backward(d_q, d_k, d_v, normal(B, T, C), made["attn_out"], made["lse"], q, k, v, scratch)
     made |= other_layers(random, N, T, H)
     made |= {"losses": f(N), "logits": normal(N, V), "values": normal(50_001), "m": f(50_001), "v": f(50_001)}
+    made |= {"eval_losses": f(N), "predictions": np.zeros(N, np.int32), "average": normal(50_001)}
+    cross_entropy.forward(made["eval_losses"], made["predictions"], made["logits"], tokens)
     cross_entropy.forward_backward(made["losses"], made["logits"], tokens, 0.01)
     made["norm"] = np.array([adamw.norm(made["values"])])
     adamw.update(made["values"], normal(50_001), made["m"], made["v"], **ADAMW)
+    adamw.average(made["average"], made["values"], 0.9)
+    made |= {"weights": normal(2 * C * F), "momentum": f(2 * C * F), "product": f(C, F)}
+    matrices, scratch = np.array([[0, C, F, F], [C * F, F, C, C]]), f(count, muon.workspace_size(C, F))
+    muon.update(made["weights"], normal(2 * C * F), made["momentum"], matrices, scratch, 0.1, 0.9, 0.1)
+    linear.product(made["product"], x, made["gelu"], transpose_a=True)
+    made |= {"bits": np.zeros((N, C), np.uint16), "values_of_bits": f(N, C), "expanded": f(C, F)}
+    conversion.to_bfloat16(made["bits"], x)
+    conversion.from_bfloat16(made["values_of_bits"], made["bits"])
+    conversion.expand(made["expanded"], made["bits"][: 2 * 64].reshape(2, C, 64))
     return made
 
 
@@ -277,6 +293,24 @@ def other_layers(random, N, T, H):
     linear.forward(made["no_bias"], x, matrix, None)
     linear.backward(made["d_nb_x"], made["d_nb_w"], None, normal(N, F), x, matrix)
     return made
+
+
+def test_no_kernel_is_left_out_of_the_results(monkeypatch):
+    kernels, called = kernel_functions(without=WITHOUT_RESULTS | TESTED_ELSEWHERE), set()
+
+    def recorded(module, name):
+        kernel = getattr(module, name)
+
+        def call(*arguments, **options):
+            called.add((module, name))
+            return kernel(*arguments, **options)
+
+        return call
+
+    for module, name in kernels:
+        monkeypatch.setattr(module, name, recorded(module, name))
+    all_results(1)
+    assert called == kernels
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -10,34 +9,15 @@ import pytest
 
 from gpt_core.bench.profiler import PARTS, TIMED_KERNELS, Profiler, overhead_per_call
 from gpt_core.config.settings import ModelShape, Settings
-from gpt_core.kernels import (
-    attention,
-    cross_entropy,
-    dropout,
-    embedding,
-    gelu,
-    layer_norm,
-    linear,
-    relu_squared,
-    rms_norm,
-    rope,
-    shortcut,
-    swiglu,
-)
+from gpt_core.kernels import gelu
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters, initial_parameters
 from gpt_core.optim import Optimizer, create_optimizer
+from tests.core.kernel_functions import kernel_functions
 
 SHAPE = ModelShape(d_model=16, hidden_size=40, vocab_size=300, num_heads=2, seq_len=8, layers=2)
-MODULES = (
-    attention, cross_entropy, dropout, embedding, gelu, layer_norm, linear, relu_squared, rms_norm, rope,
-    shortcut, swiglu,
-)  # fmt: skip
-NOT_TIMED = {"workspace_size"}  # called when buffers are made
-
-
-def functions(module: ModuleType) -> set[str]:
-    return {name for name, value in vars(module).items() if callable(value) and not name.startswith("_")}
+NOT_IN_PASSES = {"adamw", "conversion", "decoding", "gemm", "muon", "threads"}  # modules
+NOT_TIMED = {"workspace_size"}  # functions called when buffers are made
 
 
 def step(parameters: Parameters, optimizer: Optimizer) -> Parameters:
@@ -53,8 +33,8 @@ def kernels_now() -> list[Any]:
 
 
 def test_every_kernel_is_timed() -> None:
-    watched = {(module.__name__, name) for module, name, _ in TIMED_KERNELS}
-    assert watched == {(module.__name__, name) for module in MODULES for name in functions(module) - NOT_TIMED}
+    in_passes = {(module, name) for module, name in kernel_functions(without=NOT_IN_PASSES) if name not in NOT_TIMED}
+    assert {(module, name) for module, name, _ in TIMED_KERNELS} == in_passes
 
 
 def test_every_call_of_a_step_is_timed_under_its_part(monkeypatch: pytest.MonkeyPatch) -> None:
