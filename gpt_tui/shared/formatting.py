@@ -229,3 +229,11 @@ def part_name(part: Part) -> str:
         "head": f"layer {part.layer} head {part.head}", "attn": f"layer {part.layer} attention",
         "mlp": f"layer {part.layer} MLP", "block": f"layer {part.layer} block",
     }[part.kind]  # fmt: skip
+
+
+def place_name(place: str) -> str:
+    """Return the displayed name of a residual place: `h.0.resid_mid` is `attn 0`, `h.0.out` is `mlp 0`."""
+    if not place.startswith("h."):
+        return place
+    _, layer, name = place.split(".")
+    return f"{'attn' if name == 'resid_mid' else 'mlp'} {layer}"

@@ -95,7 +95,7 @@ def fixed_tokens(count: int = 60) -> TokenPredictions:
 
 def fixed_lens(first: int = 0, columns: int = 7, layers: int = 4) -> LensResult:
     """Return predictions at each place with fixed numbers."""
-    places = ["embedding", *(f"{layer} {part}" for layer in range(layers) for part in ("attn", "mlp"))]
+    places = ["embedding", *(f"{part} {layer}" for layer in range(layers) for part in ("attn", "mlp"))]
     predictions = [
         [
             [

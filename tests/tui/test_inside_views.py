@@ -195,7 +195,7 @@ def test_the_last_row_of_lens_is_the_prediction_of_the_model():
     for column, options in enumerate(result.predictions[-1]):
         assert options[0].id == found.expected[column][0].id
         assert options[0].probability == pytest.approx(found.expected[column][0].probability, rel=1e-4)
-    assert result.places == ["embedding", "0 attn", "0 mlp", "1 attn", "1 mlp", "2 attn", "2 mlp"]
+    assert result.places == ["embedding", "attn 0", "mlp 0", "attn 1", "mlp 1", "attn 2", "mlp 2"]
 
 
 def test_lens_moves_through_the_places_and_keeps_the_layer_with_them():
@@ -205,14 +205,14 @@ def test_lens_moves_through_the_places_and_keeps_the_layer_with_them():
     assert (down.place, down.layer) == (1, 0)
     last = view.moved(result, frame_of(Cursor(place=8, layer=3)), "down")
     assert (last.place, last.layer) == (8, 3)
-    assert "after 1 mlp, at position 3 ␣a" in shown(view, result, Cursor(token=3, layer=1, place=4))
+    assert "after mlp 1, at position 3 ␣a" in shown(view, result, Cursor(token=3, layer=1, place=4))
 
 
 def test_a_tick_marks_a_prediction_that_came_true():
     lines = shown(LensView(), fixed_lens(), Cursor(token=3)).split("\n")
     by_label = {line[:10].strip(): line for line in lines}
-    assert "✓" not in by_label["0 attn"]
-    assert by_label["3 mlp"].count("✓") == 7
+    assert "✓" not in by_label["attn 0"]
+    assert by_label["mlp 3"].count("✓") == 7
 
 
 def test_the_columns_of_lens_are_aligned_with_wide_tokens():

@@ -178,7 +178,7 @@ def test_inside_shows_the_model_in_training_in_every_view_and_generates_from_a_c
     terminal.keys("Right", "Right")
     terminal.until_seen("position 3 of")
     terminal.keys("2")
-    terminal.until_seen("0 attn", "at position 3")
+    terminal.until_seen("attn 0", "at position 3")
     terminal.keys("3")
     terminal.until_seen("row: from, column: to", "position 3 ")
     terminal.keys("4")

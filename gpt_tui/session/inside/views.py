@@ -19,7 +19,7 @@ from gpt_core.training.model_stats import MIN_SEQ_LEN
 from gpt_tui.session.inside.predictions import Alternative, token_predictions
 from gpt_tui.session.inside.subject import Subject, UnavailableViewError
 from gpt_tui.session.inside.view import Cell, Column, Heatmap, Table, View
-from gpt_tui.shared.formatting import counted, fixed, integer, part_name, percent, probability, scientific
+from gpt_tui.shared.formatting import counted, fixed, integer, part_name, percent, place_name, probability, scientific
 from gpt_tui.shared.ramp import MAX_BITS
 from gpt_tui.shared.spans import shortened
 
@@ -107,14 +107,6 @@ def lens_view(subject: Subject, _: Choices) -> View:
     if note := subject.end_note():
         lines.append(f"note: {note}")
     return View("lens: predictions layer by layer", lines, tables=[Table(columns, rows)], data={"positions": data})
-
-
-def place_name(place: str) -> str:
-    """Return the displayed name of a residual place: `h.0.resid_mid` is `attn 0`, `h.0.out` is `mlp 0`."""
-    if not place.startswith("h."):
-        return place
-    _, layer, name = place.split(".")
-    return f"{'attn' if name == 'resid_mid' else 'mlp'} {layer}"
 
 
 # ---- attention and heads

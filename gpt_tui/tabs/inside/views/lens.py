@@ -9,7 +9,7 @@ from rich.cells import set_cell_size
 
 from gpt_core import interpret
 from gpt_tui.session.inside.predictions import Alternative, alternatives
-from gpt_tui.shared.formatting import integer, probability
+from gpt_tui.shared.formatting import integer, place_name, probability
 from gpt_tui.shared.sanitize import printable
 from gpt_tui.shared.spans import Line, Span, SpanStyle, fitted, shortened
 from gpt_tui.tabs.inside.views.view import Cursor, Frame, InsideView, Move, Size, Task, moved
@@ -58,7 +58,7 @@ class LensView(InsideView[LensResult]):
             for at_ids, at_p in zip(lens.ids[:, 0], lens.probabilities[:, 0], strict=True)
         ]
         names = [subject.text(token) for token in subject.ids[first : first + len(positions) + 1]]
-        yield LensResult(first, names, [place_label(place) for place in lens.places], predictions)
+        yield LensResult(first, names, [place_name(place) for place in lens.places], predictions)
 
     def lines(self, result: LensResult, frame: Frame) -> Sequence[Line]:
         """Return the table, with the rows around the cursor, and the predictions at the cursor."""
@@ -95,14 +95,6 @@ def first_position(cursor: Cursor, size: Size) -> int:
 def at_place(cursor: Cursor, place: int) -> Cursor:
     """Return the cursor at a place of the residual stream, and at the layer that it belongs to."""
     return cursor._replace(place=place, layer=max(0, (place - 1) // 2))
-
-
-def place_label(place: str) -> str:
-    """Return the label of a place: `h.0.resid_mid` is `0 attn`, `h.0.out` is `0 mlp`."""
-    if not place.startswith("h."):
-        return "embedding"
-    _, layer, name = place.split(".")
-    return f"{layer} {'attn' if name == 'resid_mid' else 'mlp'}"
 
 
 def legend() -> Line:
