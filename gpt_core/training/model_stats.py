@@ -154,7 +154,10 @@ def induction_head(step: int, scores: HeadScores) -> InductionHead | None:
 
 def heads_event(step: int, scores: HeadScores) -> ev.HeadsScored:
     """Return the event of scores (L, H)."""
-    return ev.HeadsScored(step, *(tuple(tuple(map(logged, row)) for row in array.tolist()) for array in scores))
+    scored = {
+        name: tuple(tuple(map(logged, row)) for row in array.tolist()) for name, array in scores._asdict().items()
+    }
+    return ev.HeadsScored(step, **scored)
 
 
 def logged(value: float | None) -> float | None:

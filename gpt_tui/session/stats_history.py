@@ -11,8 +11,8 @@ from gpt_core.training.events import HeadsScored, HealthMeasured, InductionHeadA
 
 Values = NDArray[np.float32]
 
-HEAD_SCORES = ("previous token", "first token", "induction", "entropy")
-"""The scores of a head, in the order of `HeadsPoint.scores`."""
+HEAD_SCORES = HeadsScored.__struct_fields__[1:]  # the first field is the step
+"""Names of the scores of a head, in the order of `HeadsPoint.scores`."""
 
 
 class Place(NamedTuple):
@@ -62,7 +62,7 @@ class InductionMark(NamedTuple):
 
 def heads_point(place: Place, event: HeadsScored) -> HeadsPoint:
     """Return the scores of an event as an array."""
-    scores = (event.previous_token, event.first_token, event.induction, event.entropy)
+    scores: list[tuple[Numbers, ...]] = [getattr(event, name) for name in HEAD_SCORES]
     rows = max(map(len, scores), default=0)
     columns = max((len(row) for score in scores for row in score), default=0)
     array = np.full((len(scores), rows, columns), np.nan, np.float32)

@@ -174,10 +174,10 @@ def heads_view(subject: Subject, _: Choices) -> View:
     columns = [Column("layer", True, True), Column("head", True, True), *(Column(name, True) for name in names)]
     rows, data = [], []
     for layer, head in np.ndindex(*scores.induction.shape):
-        values = [float(array[layer, head]) for array in scores]
-        shares = [Cell(percent(value), value) for value in values[:3]]
-        rows.append([number_cell(layer), number_cell(head), *shares, Cell(f"{fixed(values[3], 2)} nats")])
-        data.append({"layer": layer, "head": head, **dict(zip(scores._fields, values, strict=True))})
+        values = {name: float(array[layer, head]) for name, array in scores._asdict().items()}
+        cells = (score_cell(name, value) for name, value in values.items())
+        rows.append([number_cell(layer), number_cell(head), *cells])
+        data.append({"layer": layer, "head": head, **values})
     lines = [
         "share of attention on the token before and on the first token of this text, and its entropy",
         "induction: share on the token that followed the present one earlier, "
@@ -316,6 +316,11 @@ def token_data(subject: Subject) -> list[dict[str, Any]]:
 def number_cell(number: int) -> Cell:
     """Return the cell of a position, a layer or a head."""
     return Cell(str(number))
+
+
+def score_cell(name: str, value: float) -> Cell:
+    """Return the cell of a score of a head: an entropy in nats, a share in percent."""
+    return Cell(f"{fixed(value, 2)} nats") if name == "entropy" else Cell(percent(value), value)
 
 
 def signed_bar(ratio: float) -> str:

@@ -36,6 +36,7 @@ from gpt_tui.tabs.inside.views.view import (
 )
 
 ENTROPY = HEAD_SCORES.index("entropy")
+NAMES = [name.replace("_", " ") for name in HEAD_SCORES]
 LABEL, VALUE = 8, 8  # cells of the name of a head before its strip, and of its value after it
 MAX_LOSS_ROWS, ROWS_PER_LOSS_ROW = 16, 5
 MAX_STRIP_ROWS = 3  # height of a strip where there is room
@@ -94,7 +95,7 @@ class HeadsView(InsideView[StatsHistory]):
         """Show the next score, or remove the head at the cursor."""
         if action != "enter":
             return super().act(result, frame, action)
-        return frame.cursor._replace(score=(frame.cursor.score + 1) % len(HEAD_SCORES))
+        return frame.cursor._replace(score=(frame.cursor.score + 1) % len(NAMES))
 
 
 def selected(result: StatsHistory, cursor: Cursor) -> int:
@@ -105,7 +106,7 @@ def selected(result: StatsHistory, cursor: Cursor) -> int:
 def score_line(points: Sequence[HeadsPoint], cursor: Cursor, width: int) -> Line:
     """Return the scores, the shown one marked, and what the colors mean."""
     names: list[Span] = []
-    for number, name in enumerate(HEAD_SCORES):
+    for number, name in enumerate(NAMES):
         style = "title" if number == cursor.score else "muted"
         names.append(Span(f"{name}  ", style=style, at=cursor._replace(score=number)))  # type: ignore[arg-type]
     top = largest(points, cursor.score)
@@ -164,7 +165,7 @@ def fact_lines(result: StatsHistory, cursor: Cursor, width: int) -> list[Line]:
     layers, heads = point.scores.shape[1:]
     layer, head = min(cursor.layer, layers - 1), min(cursor.head, heads - 1)
     scores = point.scores[:, layer, head]
-    parts = [f"{name} {value_text(number, float(scores[number]))}" for number, name in enumerate(HEAD_SCORES)]
+    parts = [f"{name} {value_text(number, float(scores[number]))}" for number, name in enumerate(NAMES)]
     where = f"step {integer(point.place.step)}, layer {layer}, head {head}:"
     lines: list[Line] = [[Span(line)] for line in joined([f"{where} {parts[0]}", *parts[1:]], width)]
     found = result.run.induction
