@@ -1,6 +1,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+STEPS: int
+
 def workspace_size(rows: int, columns: int) -> int: ...
 def update(
     values: NDArray[np.float32],

@@ -11,8 +11,10 @@ from gpt_core.kernels.gemm cimport BFLOAT16, FLOAT32, Format, Matrix, Output, at
 from gpt_core.kernels.shapes cimport check_equal
 from gpt_core.kernels.threads cimport thread_count
 
-cdef enum:
+cpdef enum:
     STEPS = 5  # of the Newton-Schulz iteration
+
+cdef enum:
     BLOCK = 112  # rows of a symmetric product at a time; speed only
 
 # Coefficients of the quintic polynomial whose iteration brings all singular values near 1 (Jordan et al. 2024).

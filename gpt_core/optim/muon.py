@@ -22,7 +22,6 @@ from gpt_core.model.precision import PRECISION
 from gpt_core.optim.adamw import update_segments
 from gpt_core.optim.optimizer import Optimizer
 
-NEWTON_SCHULZ_STEPS = 5
 ADAMW_WORK = 20  # operations per value
 
 
@@ -77,7 +76,7 @@ class Muon(Optimizer):
                 continue
             for _, width in column_ranges(spec):
                 short, long = sorted((spec.shape[0], width))
-                work += NEWTON_SCHULZ_STEPS * (4 * short * short * long + 2 * short**3)
+                work += muon.STEPS * (4 * short * short * long + 2 * short**3)
         return work
 
     def update(self, gradients: Parameters, step: int, lr_share: float, scale: float) -> None:
