@@ -21,7 +21,7 @@ from gpt_tui.headless.inside.terminal import print_view
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.session.inside.subject import Subject, UnavailableViewError, subject_of
 from gpt_tui.session.inside.view import View
-from gpt_tui.session.inside.views import VIEWS, Choices
+from gpt_tui.session.inside.views import VIEWS, ViewOptions
 from gpt_tui.shared.formatting import integer
 from gpt_tui.shared.sanitize import one_line, valid_utf8
 
@@ -48,7 +48,7 @@ def inspect(options: Namespace) -> int:
         text = standard_input_text("TEXT", "give the text as an argument")
     if not text:
         raise ConfigError("TEXT: got an empty text, expected at least one character")
-    choices = Choices(
+    view_options = ViewOptions(
         whole_number(options.layer, "--layer"), whole_number(options.head, "--head"), options.next,
         "mean" if options.mean else "zero", with_pictures=path is not None,
     )  # fmt: skip
@@ -59,7 +59,7 @@ def inspect(options: Namespace) -> int:
         left_out: list[str] = []
         for name in names:
             try:
-                views[name] = VIEWS[name](subject, choices)
+                views[name] = VIEWS[name](subject, view_options)
             except UnavailableViewError as error:
                 if not is_all:
                     raise

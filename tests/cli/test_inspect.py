@@ -27,7 +27,7 @@ from gpt_tui.headless.inside.page import page, png
 from gpt_tui.headless.inside.terminal import table_lines
 from gpt_tui.session.inside.subject import subject_of
 from gpt_tui.session.inside.view import Cell, Column, Table
-from gpt_tui.session.inside.views import VIEWS, Choices
+from gpt_tui.session.inside.views import VIEWS, ViewOptions
 from gpt_tui.shared.ramp import shade
 from tests.bridges.samples import model as bridge_model
 from tests.bridges.samples import needs_tokenizers
@@ -349,7 +349,7 @@ def test_weights_that_are_not_finite_are_shown_and_are_null_in_json(view: str, m
     broken.flat.fill(np.nan)
     bundle = replace(model.bundle, parameters=broken)
     subject = subject_of(bundle, TEXT)
-    found = VIEWS[view](subject, Choices(with_pictures=True))
+    found = VIEWS[view](subject, ViewOptions(with_pictures=True))
     printed = msgspec.json.encode(json_of(bundle, subject, view, found))
     assert json.dumps(json.loads(printed), allow_nan=False)
     assert "</html>" in "".join(page("title", [found]))
@@ -358,11 +358,11 @@ def test_weights_that_are_not_finite_are_shown_and_are_null_in_json(view: str, m
 @pytest.mark.parametrize("view", ["heads", "ablation"])
 def test_views_that_compare_tokens_need_two_of_them(view: str, model: gpt_core.Model) -> None:
     with pytest.raises(ConfigError, match=f"TEXT: got 1 token, expected at least 2 for the view {view}"):
-        VIEWS[view](subject_of(model.bundle, ""), Choices())
+        VIEWS[view](subject_of(model.bundle, ""), ViewOptions())
 
 
 def test_a_single_token_has_no_prediction(model: gpt_core.Model) -> None:
-    assert "no token with a prediction" in VIEWS["tokens"](subject_of(model.bundle, ""), Choices()).lines[0]
+    assert "no token with a prediction" in VIEWS["tokens"](subject_of(model.bundle, ""), ViewOptions()).lines[0]
 
 
 @needs_tokenizers
@@ -371,7 +371,7 @@ def test_the_first_token_has_no_surprise_where_the_tokenizer_adds_no_bos() -> No
     subject = subject_of(bundle, "It was a truth")
     ids = bundle.tokenizer.encode(b"It was a truth").tolist()
     assert subject.ids.tolist() == ids
-    tokens: Any = VIEWS["tokens"](subject, Choices()).data["tokens"]
+    tokens: Any = VIEWS["tokens"](subject, ViewOptions()).data["tokens"]
     assert ["bits" in token for token in tokens] == [False] + [True] * (len(ids) - 1)
     assert subject_of(bundle, "").ids.tolist() == [bundle.tokenizer.BOS]
 
@@ -380,8 +380,8 @@ def test_a_last_token_that_a_space_would_change_is_named() -> None:
     note = "with a space after it, the text would end with sea␣ instead of s|e|a; add it to see what follows"
     cut = small_subject("and the sea")
     for view in ("tokens", "lens"):
-        assert VIEWS[view](cut, Choices()).lines[-1] == f"note: {note}"
-        assert not VIEWS[view](small_subject("and the sea "), Choices()).lines[-1].startswith("note: ")
+        assert VIEWS[view](cut, ViewOptions()).lines[-1] == f"note: {note}"
+        assert not VIEWS[view](small_subject("and the sea "), ViewOptions()).lines[-1].startswith("note: ")
     assert replace(cut, total=cut.total + 1).end_note() == ""  # more of the text did not fit
     assert replace(cut, eval_ids=np.append(cut.ids, cut.ids[-1])).end_note() == ""  # more of an eval text
 

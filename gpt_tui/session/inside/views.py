@@ -29,7 +29,7 @@ POSITION, TOKEN = Column("position", is_number=True, is_label=True), Column("tok
 
 
 @dataclass(frozen=True)
-class Choices:
+class ViewOptions:
     """Options of the views.
 
     Attributes:
@@ -50,7 +50,7 @@ class Choices:
 # ---- predictions
 
 
-def tokens_view(subject: Subject, _: Choices) -> View:
+def tokens_view(subject: Subject, _: ViewOptions) -> View:
     """Return how surprising each token is after those before it, and what the model expected in its place."""
     found = token_predictions(subject, TOP_IN_DATA)
     likely = [[option_data(option) for option in options] for options in found.expected]
@@ -88,7 +88,7 @@ def bits_per_token(bits: NDArray[np.float32]) -> str:
     return f"{fixed(float(bits.mean()), 2)} bits per token" if len(bits) else "no token with a prediction"
 
 
-def lens_view(subject: Subject, _: Choices) -> View:
+def lens_view(subject: Subject, _: ViewOptions) -> View:
     """Return the most probable next token after each attention and each MLP."""
     lens = interpret.logit_lens(subject.gpt, subject.batch, TOP_SHOWN)
     columns = [POSITION, TOKEN, *(Column(place_name(place)) for place in lens.places)]
@@ -112,17 +112,17 @@ def lens_view(subject: Subject, _: Choices) -> View:
 # ---- attention and heads
 
 
-def attention_view(subject: Subject, choices: Choices) -> View:
+def attention_view(subject: Subject, options: ViewOptions) -> View:
     """Return where each head's attention goes from the last token, or all attention of one head."""
     shape = subject.gpt.shape
-    check_number("--layer", choices.layer, shape.layers)
-    check_number("--head", choices.head, shape.num_heads)
-    if choices.head is not None and choices.layer is None:
+    check_number("--layer", options.layer, shape.layers)
+    check_number("--head", options.head, shape.num_heads)
+    if options.head is not None and options.layer is None:
         raise ConfigError("got --head without --layer, expected both for one head")
     subject.gpt.forward(subject.batch)
-    if choices.layer is not None and choices.head is not None:
-        return one_head_view(subject, choices.layer, choices.head)
-    layers = range(shape.layers) if choices.layer is None else [choices.layer]
+    if options.layer is not None and options.head is not None:
+        return one_head_view(subject, options.layer, options.head)
+    layers = range(shape.layers) if options.layer is None else [options.layer]
     columns = [Column("layer", True, True), Column("head", True, True), Column("from the last token to")]
     rows, data, heatmaps = [], [], []
     for layer in layers:
@@ -131,13 +131,13 @@ def attention_view(subject: Subject, choices: Choices) -> View:
             order = np.argsort(-last, kind="stable")[: 2 * TOP_SHOWN]
             goes_to = [f"{subject.text(subject.ids[t])}@{t} {last[t]:.0%}" for t in order]
             rows.append([number_cell(layer), number_cell(head), Cell("  ".join(goes_to))])
-            if choices.with_pictures:
+            if options.with_pictures:
                 heatmaps.append(Heatmap(f"layer {layer} head {head}", attention[head]))
             found = {"layer": layer, "head": head, "from_last": rounded(last)}
-            data.append(found if choices.layer is None else found | {"probabilities": rounded(attention[head])})
+            data.append(found if options.layer is None else found | {"probabilities": rounded(attention[head])})
     lines = [
         "attention of each head from the last token: token@position and its share",
-        "pictures: a row per token, a column per token that it attends to" if choices.with_pictures
+        "pictures: a row per token, a column per token that it attends to" if options.with_pictures
         else "--layer N --head N shows the attention of all tokens for one head",
     ]  # fmt: skip
     found = {"tokens": token_data(subject), "heads": data}
@@ -163,7 +163,7 @@ def one_head_view(subject: Subject, layer: int, head: int) -> View:
     )  # fmt: skip
 
 
-def heads_view(subject: Subject, _: Choices) -> View:
+def heads_view(subject: Subject, _: ViewOptions) -> View:
     """Return the scores of all heads."""
     subject.require_two("heads")
     if subject.gpt.shape.seq_len < MIN_SEQ_LEN:
@@ -189,12 +189,12 @@ def heads_view(subject: Subject, _: Choices) -> View:
 # ---- what the prediction depends on
 
 
-def ablation_view(subject: Subject, choices: Choices) -> View:
+def ablation_view(subject: Subject, options: ViewOptions) -> View:
     """Return the change of the loss of the text without each head, MLP and block."""
     subject.require_two("ablation")
     parts = interpret.all_parts(subject.gpt.shape)
     effects = []
-    for effect in interpret.ablations(subject.gpt, *subject.inputs_and_targets(), parts, choices.ablation):
+    for effect in interpret.ablations(subject.gpt, *subject.inputs_and_targets(), parts, options.ablation):
         effects.append(effect)
         subject.progress("ablation", len(effects) / len(parts))
     intact = effects[0].loss - effects[0].change
@@ -207,16 +207,16 @@ def ablation_view(subject: Subject, choices: Choices) -> View:
         for effect in effects
     ]  # fmt: skip
     data = [{"part": effect.part.name, "loss": effect.loss, "change": effect.change} for effect in effects]
-    replaced = {"zero": "0", "mean": "its mean over the text"}[choices.ablation]
+    replaced = {"zero": "0", "mean": "its mean over the text"}[options.ablation]
     line = f"loss of this text in nats per token: {fixed(intact)}; the output of each part in turn is set to {replaced}"
     return View("ablation", [line], tables=[Table(columns, rows)],
-                data={"loss": intact, "ablation": choices.ablation, "parts": data})  # fmt: skip
+                data={"loss": intact, "ablation": options.ablation, "parts": data})  # fmt: skip
 
 
-def attribution_view(subject: Subject, choices: Choices) -> View:
+def attribution_view(subject: Subject, options: ViewOptions) -> View:
     """Return how much each token adds to the log-probability of the next one."""
     found = interpret.next_tokens(subject.gpt, subject.batch, 1)
-    chosen = int(found.ids[0, -1, 0]) if choices.next_text is None else first_token(subject, choices.next_text)
+    chosen = int(found.ids[0, -1, 0]) if options.next_text is None else first_token(subject, options.next_text)
     log_p = -float(interpret.token_losses(subject.gpt, np.append(subject.batch, [[np.int32(chosen)]], axis=1))[0, -1])
     scores = interpret.attribution(subject.gpt, subject.batch, np.array([chosen], np.int32))[0]
     largest = float(np.abs(scores).max()) or 1.0
@@ -247,7 +247,7 @@ def first_token(subject: Subject, text: str) -> int:
 # ---- weights
 
 
-def neighbors_view(subject: Subject, _: Choices) -> View:
+def neighbors_view(subject: Subject, _: ViewOptions) -> View:
     """Return the tokens with the nearest embeddings for each token of the text."""
     asked = np.array(list(dict.fromkeys(subject.ids.tolist())), np.int32)  # each token once
     found = interpret.neighbors(subject.gpt.parameters, asked, TOP_IN_DATA, subject.used_ids())
@@ -261,7 +261,7 @@ def neighbors_view(subject: Subject, _: Choices) -> View:
     return View("neighbors", [line], tables=[Table(columns, rows)], data={"tokens": data})
 
 
-def health_view(subject: Subject, _: Choices) -> View:
+def health_view(subject: Subject, _: ViewOptions) -> View:
     """Return the norm of each tensor, that of its gradient on the text, and the MLP units that never fire."""
     subject.require_two("health")
     gpt, gradients = subject.gpt, Parameters(subject.gpt.shape)
@@ -341,7 +341,7 @@ def check_number(option: str, number: int | None, count: int) -> None:
         raise ConfigError(f"{option}: got {number}, expected a whole number from 0 to {count - 1}")
 
 
-VIEWS: dict[str, Callable[[Subject, Choices], View]] = {
+VIEWS: dict[str, Callable[[Subject, ViewOptions], View]] = {
     "tokens": tokens_view, "lens": lens_view, "attention": attention_view, "heads": heads_view, "health": health_view,
     "ablation": ablation_view, "neighbors": neighbors_view, "attribution": attribution_view,
 }  # fmt: skip
