@@ -354,11 +354,12 @@ class Exchange:
 
 
 def chunks_of(parameters: Parameters, frozen: frozenset[str]) -> list[Chunk]:
-    """Return the chunks of all gradients but the frozen ones, in the order in which they become complete."""
+    """Return the chunks of all but the frozen parameters, in the order in which their gradients become complete."""
     found: list[Chunk] = []
     pending: list[slice] = []
     for block, specs in _by_block(parameters.shape).items():
-        pending += (part for spec in specs if spec.name not in frozen for part in _parts(parameters, spec.name))
+        names = [spec.name for spec in specs if spec.name in parameters.tensors and spec.name not in frozen]
+        pending += (part for name in names for part in _parts(parameters, name))
         while pending and (block == EMBEDDING or sum(part.stop - part.start for part in pending) >= MIN_CHUNK):
             taken = [pending.pop(0)]
             while pending and Chunk(block, (*taken, pending[0])).size <= MAX_CHUNK:

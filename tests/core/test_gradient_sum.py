@@ -166,6 +166,12 @@ def test_chunks_contain_every_value_of_every_trained_tensor_once(monkeypatch: py
     assert [chunk.block for chunk in chunks] == sorted((chunk.block for chunk in chunks), reverse=True)
 
 
+def test_chunks_of_a_buffer_of_some_parameters_are_of_these_alone() -> None:
+    some = Parameters(SHAPE, names=("wte.weight", "h.1.mlp.c_fc.bias"))
+    sizes = [(chunk.block, chunk.size) for chunk in chunks_of(some, frozenset())]
+    assert sizes == [(-1, some["wte.weight"].size + some["h.1.mlp.c_fc.bias"].size)]
+
+
 def test_values_are_rounded_as_the_kernels_round_them() -> None:
     random = np.random.default_rng(0)
     nans = np.uint32([0x7FC00000, 0xFFC00000, 0x7F800001, 0xFF800001, 0x7FFFFFFF, 0xFFFFFFFF, 0x7FFF8000])
