@@ -12,7 +12,7 @@ from gpt_core.kernels.shapes cimport check_equal
 from gpt_core.kernels.threads cimport thread_count
 
 cpdef enum:
-    STEPS = 5  # of the Newton-Schulz iteration
+    NEWTON_SCHULZ_STEPS = 5
 
 cdef enum:
     BLOCK = 112  # rows of a symmetric product at a time; speed only
@@ -121,7 +121,7 @@ cdef void _update_matrix(Step step, float *start) noexcept nogil:
     else:
         swapped, X, next_X = X, next_X, X
     _normalize(X, short_side * long_side)
-    for i in range(STEPS):
+    for i in range(NEWTON_SCHULZ_STEPS):
         _newton_schulz(step.format, short_side, long_side, X, next_X, gram, polynomial)
         swapped, X, next_X = X, next_X, X
     if transposed:

@@ -76,7 +76,7 @@ class Muon(Optimizer):
                 continue
             for _, width in column_ranges(spec):
                 short, long = sorted((spec.shape[0], width))
-                work += muon.STEPS * (4 * short * short * long + 2 * short**3)
+                work += muon.NEWTON_SCHULZ_STEPS * (4 * short * short * long + 2 * short**3)
         return work
 
     def update(self, gradients: Parameters, step: int, lr_share: float, scale: float) -> None:
