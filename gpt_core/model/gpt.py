@@ -35,7 +35,7 @@ class EvalSums(NamedTuple):
 
 
 class Gradients(Protocol):
-    """Where gradients accumulate: `Parameters`, or an object in which those of some blocks use the same memory."""
+    """Where gradients accumulate: `Parameters`, or buffers that blocks share if `layer_done` empties them."""
 
     shape: ModelShape
     """shape of the model"""

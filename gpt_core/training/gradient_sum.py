@@ -72,7 +72,7 @@ class BlockwiseGradients:
 
     Attributes:
         shape: Shape of the model.
-        flat: All values.
+        flat: All values, zeros between micro-batches.
         tensors: Gradient of each parameter, by name.
         names: Names of the parameters whose gradients are complete after the backward pass of a block, by its number,
             and after that of the embedding, by `EMBEDDING`.
@@ -210,7 +210,6 @@ class GradientSum:
         if self._by_block is None:
             self._by_block = BlockwiseGradients(self._gradients.shape)
         gradients = self._by_block
-        gradients.flat.fill(0.0)
 
         def add_block(block: int) -> None:
             with threads.DenormalsKept():  # as in an exchange, and after the pass
@@ -220,7 +219,9 @@ class GradientSum:
                     own.fill(0.0)
 
         loss = micro_batch(leaf, gradients, add_block)
-        if loss is not None:
+        if loss is None:
+            gradients.flat.fill(0.0)
+        else:
             add_block(EMBEDDING)
         return loss
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,26 @@ def test_denormal_sums_are_kept_within_a_pass_that_flushes_denormal_numbers() ->
     expected = np.float32(1.5e-38) - np.float32(1.2e-38)
     assert 0 < expected < np.finfo(np.float32).tiny
     assert {float(value) for tensor in total.tensors.values() for value in tensor.flat} == {float(expected)}
+
+
+def test_a_step_that_is_given_up_leaves_nothing_in_the_next_one() -> None:
+    total = Parameters(SHAPE)
+    sums = GradientSum(total, 2, SINGLE_PROCESS)
+
+    def micro_batch(leaf: int, gradients: Gradients, layer_done: LayerDone | None, *, last: int) -> float | None:
+        for block in (2, 1, 0, -1):
+            for name, tensor in gradients.tensors.items():
+                if name.startswith((f"h.{block}.", {2: "ln_f", -1: "w"}.get(block, " "))):
+                    tensor += 1.0
+            if leaf == 1 and block == last:
+                return None
+            if layer_done is not None and block >= 0:
+                layer_done(block)
+        return 0.0
+
+    assert sums.of_step(partial(micro_batch, last=1)) is None
+    assert sums.of_step(partial(micro_batch, last=-2)) == 0.0
+    assert {float(value) for tensor in total.tensors.values() for value in tensor.flat} == {2.0}
 
 
 @pytest.mark.parametrize(("leaves", "size"), [(1, 1), (2, 1), (3, 1), (4, 1), (7, 1), (8, 1), (1, 2), (2, 2), (4, 2)])
