@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import filecmp
 import glob
 import itertools
 import os
@@ -19,6 +21,7 @@ from gpt_core.progress import Progress, ignore_progress
 
 PACKAGE = Path(__file__).resolve().parents[1]  # an installed one holds the shipped text in data/
 
+SHIPPED_TEXTS = ("raw/train.en", "test/eval.en")  # in each of `shipped_folders`
 TRAINING_NAMES = ("train.en", "train.eng")
 OTHER_TRAINING_NAMES = ("train.txt", "input.txt")  # taken where there is none of TRAINING_NAMES
 EVAL_NAMES = ("eval.txt", "val.txt")  # taken where there is no *eval*.en
@@ -34,7 +37,8 @@ def find_training_text(start: Path | None = None) -> Path:
 
     Under `start` it is `data/raw/train.en` or `data/raw/train.eng`, else the first file of such a name anywhere under
     `data/`, in sorted order; else likewise a file named `train.txt` or `input.txt`; else a text of another kind (see
-    `_other_text`). Links are followed.
+    `_other_text`). Links are followed. In a clone, whose `data/` holds the text that ships with the program, any other
+    of these is preferred to that.
 
     Args:
         start: Folder that contains `data/`; None for the working directory.
@@ -43,34 +47,35 @@ def find_training_text(start: Path | None = None) -> Path:
         CorpusError: There is no such file, or it is not found because of a broken link or an unreadable folder.
     """
     own = (start or Path()) / "data"
-    for folder in [own, *shipped_folders()]:
-        errors: list[OSError] = []
-        found = list(files_under(folder, errors.append))
-        for names in (TRAINING_NAMES, OTHER_TRAINING_NAMES):
-            if (path := _first_named(folder, found, names)) is not None:
-                return path
-        if folder == own:
-            if (path := _other_text(own, found, "train|input")) is not None:
-                return path
-            _require_no_obstacle(own, found, errors)
+    errors: list[OSError] = []
+    found = list(files_under(own, errors.append))
+    not_shipped = [path for path in found if not is_shipped_text(path)]
+    if (path := _first_named(own, not_shipped) or _other_text(own, not_shipped, "train|input")) is not None:
+        return path
+    if (path := _first_named(own, found)) is not None:
+        return path
+    _require_no_obstacle(own, found, errors)
+    for folder in shipped_folders():
+        if (path := _first_named(folder, list(files_under(folder)))) is not None:
+            return path
     raise CorpusError(
         f"no training text: {own / 'raw' / 'train.en'} does not exist; create it", ", or name a text with --train-file"
     )
 
 
-def _first_named(folder: Path, found: list[Path], names: tuple[str, ...]) -> Path | None:
-    """Return the file of the first of these names in `raw/`, else the first one anywhere in the folder.
+def _first_named(folder: Path, found: list[Path]) -> Path | None:
+    """Return the file named as a training text in `raw/`, else the first one anywhere in the folder.
 
     Args:
         folder: Folder to search.
         found: Its files (see `files_under`).
-        names: Names to search for.
 
     Raises:
         CorpusError: It is a broken link.
     """
-    for path in [*(folder / "raw" / name for name in names), *found]:
-        if path.name in names:
+    for names in (TRAINING_NAMES, OTHER_TRAINING_NAMES):
+        in_raw = (folder / "raw" / name for name in names)
+        for path in [*(path for path in in_raw if path in found), *(path for path in found if path.name in names)]:
             if os.path.isfile(path):
                 return path
             require_unbroken(path)
@@ -213,8 +218,20 @@ def shipped_folders() -> list[Path]:
 
 
 def is_shipped_text(path: Path) -> bool:
-    """Return True if `path` is in a folder of the text that ships with the program."""
-    return any(path.resolve().is_relative_to(folder) for folder in shipped_folders())
+    """Return True if `path` is a text that ships with the program, or a copy of one, as a clone has.
+
+    The program is then installed elsewhere, with its own copy.
+    """
+    return any(_is_copy(path, folder / name) for folder in shipped_folders() for name in SHIPPED_TEXTS)
+
+
+def _is_copy(path: Path, of: Path) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        if os.path.samefile(path, of):
+            return True
+        is_file = os.path.isfile(path) and os.path.getsize(path) == os.path.getsize(of)
+        return is_file and filecmp.cmp(path, of, shallow=False)
+    return False
 
 
 def files_under(folder: Path, on_error: Callable[[OSError], object] | None = None) -> Iterator[Path]:

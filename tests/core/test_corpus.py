@@ -79,6 +79,26 @@ def test_an_installed_package_finds_the_text_inside_it(tmp_path, monkeypatch):
     assert not is_shipped_text(tmp_path / "data" / "raw" / "train.en")
 
 
+def test_a_clone_beside_an_installed_package_holds_copies_of_the_shipped_texts(tmp_path, monkeypatch):
+    package = file(tmp_path / "site-packages" / "gpt_core" / "__init__.py").parent
+    monkeypatch.setattr(corpus, "PACKAGE", package)
+    clone = tmp_path / "clone"
+    for folder in (package, clone):
+        train = file(folder / "data" / "raw" / "train.en", b"the novels")
+        held_out = file(folder / "data" / "test" / "eval.en", b"a novel")
+    assert (find_training_text(clone), find_eval_text(clone)) == (train, held_out)
+    assert find_eval_text(clone, file(tmp_path / "my.txt")) is None
+    own = file(clone / "data" / "train.txt", b"my text")
+    assert (find_training_text(clone), find_eval_text(clone)) == (own, None)
+    own_eval = file(clone / "data" / "eval.txt", b"my eval text")
+    assert find_eval_text(clone) == own_eval
+    monkeypatch.setattr(corpus, "PACKAGE", clone / "gpt_core")  # an editable install
+    file(clone / "pyproject.toml")
+    assert (find_training_text(clone), find_eval_text(clone)) == (own, own_eval)
+    own_eval.unlink()
+    assert find_eval_text(clone) is None
+
+
 def test_the_shipped_eval_text_is_not_used_with_another_training_text(tmp_path):
     own = file(tmp_path / "data" / "raw" / "train.en")
     assert find_eval_text(tmp_path) is None
