@@ -150,8 +150,12 @@ def tokenizer_of(values: dict[str, Any]) -> Tokenizer:
     eos = gguf_model.integer(values, _TOKENS + "eos_token_id")
     bos = values.get(_TOKENS + "bos_token_id")
     bos = bos if isinstance(bos, int) and bos in special else eos
+    if values.get(_TOKENS + "add_eos_token"):
+        raise ValueError("got add_eos_token, which ends each prompt; expected prompts without an end")
     merges = pairs(gguf_model.strings(values, _TOKENS + "merges"))
-    return BytePairTokenizer(texts[:used], merges, sorted({*special, eos, bos}), eos, bos, len(texts))
+    adds_bos = bool(values.get(_TOKENS + "add_bos_token"))
+    special_ids = sorted({*special, eos, bos})
+    return BytePairTokenizer(texts[:used], merges, special_ids, eos, bos, len(texts), adds_bos=adds_bos)
 
 
 def _pieces(texts: Sequence[str], types: Sequence[int]) -> Tokenizer:

@@ -51,6 +51,26 @@ class Model(msgspec.Struct):
     ignore_merges: bool = False
 
 
+class TemplateToken(msgspec.Struct):
+    """Special token of a template, by its name."""
+
+    id: str
+
+
+class TemplatePart(msgspec.Struct):
+    """Part of a template: a special token, or else the text."""
+
+    special: TemplateToken | None = msgspec.field(name="SpecialToken", default=None)
+
+
+class PostProcessor(msgspec.Struct):
+    """Entry of `post_processor` in `tokenizer.json`: `single` is the template of a text."""
+
+    type: str = ""
+    processors: list[PostProcessor] = []
+    single: list[TemplatePart] = []
+
+
 class TokenizerFile(msgspec.Struct):
     """The part of `tokenizer.json` that decides how text is encoded."""
 
@@ -58,6 +78,7 @@ class TokenizerFile(msgspec.Struct):
     added_tokens: list[AddedToken] = []
     normalizer: dict[str, Any] | None = None
     pre_tokenizer: dict[str, Any] | None = None
+    post_processor: PostProcessor | None = None
 
 
 class TokenizerConfig(msgspec.Struct):
@@ -85,9 +106,11 @@ def read_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
         if contents.model.type == WORD_PIECE:
             return _exported(path, contents, config.vocab_size)
         ids, merges, special = _from_tokenizer_file(path, contents)
+        opening = _opening(path, contents.post_processor, ids)
     elif os.path.lexists(folder / VOCABULARY) and os.path.lexists(folder / MERGES):
         path = folder / VOCABULARY
         ids, merges, special = _from_vocabulary(folder)
+        opening = None
     else:
         raise ModelImportError(
             f"{folder} has no tokenizer: expected {TOKENIZER}, or {VOCABULARY} with {MERGES}; save it there with "
@@ -97,13 +120,13 @@ def read_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
     eos = _named(folder, "eos_token", ids, config.eos_token_id, special)
     if eos is None:
         raise ModelImportError(f"{path} has no end of text: expected {END_OF_TEXT}, or eos_token in {TOKENIZER_CONFIG}")
-    bos = _named(folder, "bos_token", ids, config.bos_token_id, special)
+    bos = _named(folder, "bos_token", ids, config.bos_token_id, special) if opening is None else opening
     bos = eos if bos is None else bos
     while len(tokens) - 1 in special and tokens[-1] == unused_name(len(tokens) - 1):
         tokens.pop()
     special_ids = sorted(token for token in {*special, bos, eos} if token < len(tokens))
     try:
-        return BytePairTokenizer(tokens, merges, special_ids, eos, bos, config.vocab_size)
+        return BytePairTokenizer(tokens, merges, special_ids, eos, bos, config.vocab_size, adds_bos=opening is not None)
     except TokenizerError as error:
         raise ModelImportError(f"{path}: {error}") from None
 
@@ -157,6 +180,27 @@ def _from_tokenizer_file(path: Path, found: TokenizerFile) -> tuple[dict[str, in
         if ids.setdefault(token.content, token.id) != token.id:
             raise ModelImportError(f"{path}: {token.content[:40]!r} has the ids {ids[token.content]} and {token.id}")
     return ids, _merges(path, model.merges), {token.id for token in found.added_tokens if token.special}
+
+
+def _opening(path: Path, step: PostProcessor | None, ids: Mapping[str, int]) -> int | None:
+    """Return the id that the post-processor puts before each text, None if it adds none.
+
+    Raises:
+        ModelImportError: It adds another token, or is of another kind.
+    """
+    found = None
+    for processor in step.processors if step is not None and step.type == "Sequence" else [step]:
+        if processor is None or processor.type == "ByteLevel":  # which adds no token
+            continue
+        names = [part.special.id if part.special else None for part in processor.single]
+        if processor.type != "TemplateProcessing" or names[-1:] != [None] or len(names) > 2 or found is not None:
+            what = f"a post-processor ({processor.type[:40]}) that adds more than one token before each text"
+            raise _not_supported(path, what)
+        if len(names) == 2:
+            found = ids.get(names[0] or "")
+            if found is None:
+                raise ModelImportError(f"{path}: the post-processor adds {str(names[0])[:40]!r}, which is no token")
+    return found
 
 
 def _from_vocabulary(folder: Path) -> tuple[dict[str, int], Sequence[Pair], set[int]]:

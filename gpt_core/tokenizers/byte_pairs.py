@@ -35,7 +35,7 @@ _INVALID = re.compile("([\udc80-\udcff]+)")  # bytes that are not UTF-8, as `sur
 Pair = tuple[str, str]
 
 
-class Body(msgspec.Struct, forbid_unknown_fields=True):
+class Body(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Serialized form of a `BytePairTokenizer`; see its attributes. A merge is two tokens with a space between them."""
 
     tokens: list[str]
@@ -43,13 +43,14 @@ class Body(msgspec.Struct, forbid_unknown_fields=True):
     special_ids: list[Annotated[int, Meta(ge=0)]]
     bos: int
     eos: int
+    adds_bos: bool = False
 
 
 _BODY = msgspec.json.Decoder(Body)
 
 
 class BytePairTokenizer(BaseTokenizer):
-    """Byte-level byte-pair encoding. Documents and prompts have no `<bos>`, as in GPT-2.
+    """Byte-level byte-pair encoding. As in GPT-2, documents and prompts have no `<bos>`, unless `adds_bos` is set.
 
     Attributes:
         tokens: Name of each id, in the characters of `byte_level`; special ones have any name.
@@ -57,7 +58,6 @@ class BytePairTokenizer(BaseTokenizer):
     """
 
     name: ClassVar[str] = "bpe"
-    adds_bos = False
 
     def __init__(
         self,
@@ -67,6 +67,8 @@ class BytePairTokenizer(BaseTokenizer):
         eos: int,
         bos: int | None = None,
         vocab_size: int | None = None,
+        *,
+        adds_bos: bool = False,
     ) -> None:
         """Create a tokenizer.
 
@@ -77,6 +79,7 @@ class BytePairTokenizer(BaseTokenizer):
             eos: Id of the end of a document.
             bos: Id of its beginning; None for `eos`.
             vocab_size: Number of ids (V); None for the number of tokens.
+            adds_bos: True if documents and prompts begin with `bos`.
 
         Raises:
             TokenizerError: The tokens are not those of byte-level byte-pair encoding.
@@ -87,6 +90,7 @@ class BytePairTokenizer(BaseTokenizer):
         self.tokens, self.merges = tuple(tokens), tuple(merges)
         self.BOS = eos if bos is None else bos
         self.EOS = self.PAD = self.UNK = eos
+        self.adds_bos = adds_bos
         self.special = {token: self.tokens[token] for token in special_ids if 0 <= token < len(tokens)}
         if not {self.BOS, self.EOS} <= self.special.keys() or len(self.special) != len(special_ids):
             raise TokenizerError(
@@ -135,7 +139,9 @@ class BytePairTokenizer(BaseTokenizer):
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise TokenizerError(f"the tokenizer is damaged: {str(error)[:200]}") from None
         merges = pairs(stored.merges)
-        return cls(stored.tokens, merges, stored.special_ids, stored.eos, stored.bos, vocab_size)
+        return cls(
+            stored.tokens, merges, stored.special_ids, stored.eos, stored.bos, vocab_size, adds_bos=stored.adds_bos
+        )
 
     @classmethod
     def estimated_bytes_per_token(cls, vocab_size: int) -> float:
@@ -152,14 +158,19 @@ class BytePairTokenizer(BaseTokenizer):
         """Encode a block of documents (see `gpt_core.tokenizers.Tokenizer`)."""
         bounds = [0, *ends.tolist()]
         texts = [text[begin:end] for begin, end in zip(bounds, [*bounds[1:], len(text)], strict=True)]
+        continues = len(texts[-1]) > 0 or (is_open and not len(ends))
+        opening = np.array([self.BOS] * self.adds_bos, dtype=np.int32)
         eos = np.array([self.EOS], dtype=np.int32)
-        ids = [part for document in self._encoded(texts) for part in (document, eos)]
-        return np.concatenate(ids[:-1]), len(texts[-1]) > 0 or (is_open and not len(ends))
+        ids = [part for document in self._encoded(texts) for part in (opening, document, eos)]
+        own = slice(1 if is_open else 0, -1 if continues else -3)  # without what belongs to another block, or to none
+        return np.concatenate([eos[:0], *ids[own]]), continues
 
     def body(self) -> bytes:
         """Return the tokens, the merges and the special ids as JSON."""
         merges = [" ".join(pair) for pair in self.merges]
-        return msgspec.json.encode(Body(list(self.tokens), merges, sorted(self.special), self.BOS, self.EOS))
+        return msgspec.json.encode(
+            Body(list(self.tokens), merges, sorted(self.special), self.BOS, self.EOS, self.adds_bos)
+        )
 
     def _encoded(self, texts: Sequence[bytes]) -> Iterator[NDArray[np.int32]]:
         """Yield the ids of each text. The interpreter is free for other threads meanwhile."""

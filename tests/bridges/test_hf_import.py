@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 import gpt_core
+from gpt_core.bridges.hf_tokenizer import tokenizer_json
 from gpt_core.bridges.importing import import_checkpoint
 from gpt_core.errors import GptError
 from gpt_core.formats.bundle import load_bundle
 from gpt_core.formats.checkpoint import verify_checkpoint
 from gpt_core.model.bundle import ModelBundle
+from gpt_core.tokenizers.byte_pairs import END_OF_TEXT
 from gpt_tui.cli import main as cli
 from gpt_tui.tabs.checkpoints import presenter
 from gpt_tui.tabs.checkpoints.files import CheckpointFile, Stamp
@@ -242,6 +244,13 @@ def not_finite(all_tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return all_tensors
 
 
+def template(begin: str, end: str = "") -> dict[str, object]:
+    """Return a post-processor that adds tokens to each text."""
+    parts = [{"SpecialToken": {"id": name, "type_id": 0}} for name in (begin, end) if name]
+    single = [parts[0], {"Sequence": {"id": "A", "type_id": 0}}, *parts[1:]]
+    return {"type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": {}}
+
+
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "llama": (changed(model_type="llama"), 'model_type: got "llama", expected "gpt2" or "qwen3"'),
     "gpt_neox": (changed(model_type="gpt_neox"), 'model_type: got "gpt_neox"'),
@@ -326,6 +335,18 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a normalizer": (tokenizer("normalizer", to={"type": "NFC"}), "a normalizer"),
     "another pre-tokenizer": (tokenizer("pre_tokenizer", "type", to="Metaspace"), "the pre-tokenizer Metaspace"),
     "a prefix space": (tokenizer("pre_tokenizer", "add_prefix_space", to=True), "add_prefix_space"),
+    "a post-processor of another kind": (
+        tokenizer("post_processor", to={"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0]}),
+        "a post-processor (RobertaProcessing) that adds more than one token before each text",
+    ),
+    "an end after each text": (
+        tokenizer("post_processor", to=template(END_OF_TEXT, end=END_OF_TEXT)),
+        "a post-processor (TemplateProcessing) that adds more than one token before each text",
+    ),
+    "a beginning that is no token": (
+        tokenizer("post_processor", to=template("<s>")),
+        "the post-processor adds '<s>', which is no token",
+    ),
     "byte fallback": (tokenizer("model", "byte_fallback", to=True), "byte_fallback"),
     "an unknown merge": (tokenizer("model", "merges", to=[["Ġ", "日本"]]), "invalid merge 'Ġ 日本'"),
     "a merge of one token": (tokenizer("model", "merges", to=["Ġ"]), "invalid merge: got 'Ġ'"),
@@ -344,6 +365,21 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         "not valid: Expected `str | array`, got `int` - at `$.model.merges[0]`; save",
     ),
 }
+
+
+@pytest.mark.parametrize("in_sequence", [False, True])
+def test_the_token_that_a_post_processor_puts_first_begins_each_text(tmp_path: Path, in_sequence: bool) -> None:
+    write_folder(tmp_path / "gpt2")
+    step = template(END_OF_TEXT)
+    if in_sequence:
+        step = {"type": "Sequence", "processors": [{"type": "ByteLevel", "trim_offsets": True}, step]}
+    plain = imported(tmp_path / "gpt2").tokenizer
+    tokenizer("post_processor", to=step)(tmp_path / "gpt2")
+    found = imported(tmp_path / "gpt2").tokenizer
+    assert (plain.adds_bos, found.adds_bos) == (False, True)
+    ids, _ = found.encode_documents(b"It was.", np.array([7], np.int64))
+    assert ids.tolist() == [found.BOS, *plain.encode(b"It was."), found.EOS]
+    assert tokenizer_json(found)["post_processor"]["single"] == template(END_OF_TEXT)["single"]
 
 
 @pytest.fixture

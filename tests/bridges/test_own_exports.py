@@ -62,6 +62,17 @@ def test_ids_that_no_token_has_come_back_unused(kind: str, tmp_path: Path) -> No
     assert imported(next(tmp_path.iterdir())).tokenizer.to_bytes() == exported.tokenizer.to_bytes()
 
 
+@needs_tokenizers
+@pytest.mark.parametrize("kind", ["hf", "gguf"])
+def test_a_token_before_each_text_comes_back(kind: str, tmp_path: Path) -> None:
+    exported = model("bpe")
+    exported.tokenizer.adds_bos = True
+    export_model(exported, kind, tmp_path / f"model{'.gguf' * (kind == 'gguf')}")
+    found = imported(next(tmp_path.iterdir())).tokenizer
+    assert found.adds_bos
+    assert found.to_bytes() == exported.tokenizer.to_bytes()
+
+
 @pytest.mark.parametrize("layers", ["gpt2", "qwen3"])
 @pytest.mark.parametrize("kind", ["hf", "gguf"])
 def test_an_import_is_evaluated_on_the_documents_of_the_run(kind: str, layers: str, tmp_path: Path) -> None:
@@ -148,6 +159,7 @@ def file(tmp_path: Path) -> Path:
         ({"tokenizer.ggml.model": "gpt2"}, "tokenizer.ggml.merges"),
         (BYTE_PAIRS | {"tokenizer.ggml.merges": [1]}, "'tokenizer.ggml.merges' is missing or of another type"),
         (BYTE_PAIRS | {"tokenizer.ggml.eos_token_id": np.inf}, "eos_token_id' is missing or of another type"),
+        (BYTE_PAIRS | {"tokenizer.ggml.add_eos_token": True}, "got add_eos_token, which ends each prompt"),
         ({"tokenizer.ggml.tokens": [1, 2]}, "'tokenizer.ggml.tokens' is missing or of another type"),
         ({"tokenizer.ggml.tokens": ["a", "b"]}, "not supported: vocab_size: got 2, expected a whole number"),
         ({"tokenizer.ggml.token_type": [1] * 1000}, "its tokenizer is not supported"),

@@ -127,7 +127,23 @@ def test_documents_end_with_the_end_of_text_and_have_no_beginning() -> None:
     assert TOKENIZER.encode_documents(b"on", ENDS, True)[1]
 
 
-@pytest.mark.parametrize("tokenizer", [TOKENIZER, PieceTokenizer([b"the ", b"It "], 300)], ids=["bpe", "pieces"])
+WITH_BOS = BytePairTokenizer((*TOKENIZER.tokens, "<s>"), TOKENIZER.merges, [EOS, EOS + 1], EOS, EOS + 1, adds_bos=True)
+
+
+def test_documents_begin_with_the_token_that_an_imported_tokenizer_adds() -> None:
+    for tokenizer in (WITH_BOS, tokenizers.from_bytes(WITH_BOS.to_bytes())):
+        bos, words = tokenizer.BOS, tokenizer.encode(b"It was.").tolist()
+        assert tokenizer.adds_bos
+        ids, is_open = tokenizer.encode_documents(b"It was.It was.", np.array([7], np.int64))
+        assert (ids.tolist(), is_open) == ([bos, *words, EOS, bos, *words], True)
+        ids, is_open = tokenizer.encode_documents(b"It was.", np.array([7], np.int64), is_open)
+        assert (ids.tolist(), is_open) == ([*words, EOS], False)
+        assert tokenizer.encode_documents(b"", ENDS[:0], True)[0].tolist() == []
+
+
+@pytest.mark.parametrize(
+    "tokenizer", [TOKENIZER, WITH_BOS, PieceTokenizer([b"the ", b"It "], 300)], ids=["bpe", "bpe with bos", "pieces"]
+)
 def test_blocks_that_are_encoded_at_once_have_the_ids_of_one_after_the_other(
     tokenizer: tokenizers.Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
