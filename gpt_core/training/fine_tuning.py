@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -167,7 +168,8 @@ def read_start(settings: Settings, progress: Progress = ignore_progress) -> Star
         checkpoint = read_checkpoint(path, optimizer_state=False)
     except CheckpointError as error:
         raise CheckpointError(f"init_from: {error}") from None
-    origin = Origin(str(Path(path).absolute()), _sha256(path), checkpoint.step)
+    absolute = os.fsencode(Path(path).absolute()).decode("utf-8", "replace")  # the name of a folder may be no UTF-8
+    origin = Origin(absolute, _sha256(path), checkpoint.step)
     parameters = with_context(checkpoint.parameters, settings.shape)
     return StartingPoint(parameters, tokenizers.from_bytes(checkpoint.tokenizer), origin)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Iterator
@@ -76,4 +77,7 @@ class LastSave:
     def _other_folders(self) -> list[Path]:
         """Return the folders to try if the run's own is not writable: beside it, and in the temporary folder."""
         own, name = Path(self._run.settings.models_dir), f"gpt-tui-{self._run.state.run_id}"
-        return [own.absolute().parent / name, Path(tempfile.gettempdir(), name)]
+        places = [Path(tempfile.gettempdir())]
+        with contextlib.suppress(FileNotFoundError):  # a relative path, and the working folder was deleted
+            places.insert(0, own.absolute().parent)
+        return [place / name for place in places]

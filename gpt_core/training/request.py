@@ -19,6 +19,7 @@ import msgspec
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.resolve import Overrides
 from gpt_core.config.settings import MAX_COUNT, Settings
+from gpt_core.config.validation import checked
 from gpt_core.errors import CheckpointError, ConfigError, CorpusError, ResumeTextError
 from gpt_core.formats.checkpoint import Checkpoint, CheckpointInfo, read_checkpoint
 from gpt_core.text.source import text_source
@@ -117,6 +118,7 @@ def resolve_request(
         checkpoint, passed_over = load_checkpoint(resume, Path(str(overrides.value("models_dir"))))
         assert checkpoint.path is not None
         folder = str(checkpoint.path.parent)
+        checked("models_dir", folder, str(checkpoint.path))
         base = msgspec.structs.replace(checkpoint.settings, models_dir=folder, **raised_limits(checkpoint))
         resolved = overrides.apply_to(base, checkpoint.preset)
         require_limits(resolved.settings, checkpoint)

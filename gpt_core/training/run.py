@@ -80,6 +80,8 @@ class Run:
     outer: OuterOptimizer | None = None
     """outer optimizer of a run with rounds of local steps (`sync_every_steps`)"""
     resumed_from: Path | None = None
+    earlier_folders: tuple[Path, ...] = ()
+    """folders in which the run has saved before it was resumed, which may have its best model"""
     first_words: str = ""
     """beginning of the training text"""
     precision_reason: str = ""

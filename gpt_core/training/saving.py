@@ -11,6 +11,7 @@ A checkpoint is reported as saved once it is on disk, which is a few steps after
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections import deque
@@ -143,14 +144,17 @@ class Saver:
         if self._current is not None:
             self._current.wait_for_tensors()
 
-    def start_pending(self, *, hold_latest: bool = False) -> Iterator[SaveResult]:
+    def start_pending(self, *, is_bad: bool = False) -> Iterator[SaveResult]:
         """Start saving what is pending, once the previous save has ended; yield the results of that one.
 
         Args:
-            hold_latest: True to leave a pending `latest` pending.
+            is_bad: True if the last state may be unusable: a pending `latest` remains pending, and there is no
+                checkpoint of the epoch, which would be the newest one to resume.
         """
         self._forget_lost_best()
-        kinds = sorted(self.pending - {"latest"} if hold_latest else self.pending)
+        if is_bad:
+            self.pending.discard("epoch")
+        kinds = sorted(self.pending.difference(KINDS_OF_LAST_STATE) if is_bad else self.pending)
         if kinds:
             yield from self.finish()
             self._start(kinds, self._checkpoint())
@@ -191,7 +195,7 @@ class Saver:
         """Save `ckpt_latest` in the first of these folders that can be written; yield nothing if none can."""
         state = self._run.state
         for folder in folders:
-            is_new = not folder.exists()
+            is_new = not os.path.lexists(folder)  # unlike `Path.exists`, also if a mount has failed
             try:
                 with CheckpointStore(folder) as store:
                     store.prepare(state.run_id, new_run=False)
@@ -256,8 +260,8 @@ class Saver:
     def _best(self, reason: str) -> Checkpoint:
         """Return the best model of the run: the present state, if that is the best or the run was not evaluated.
 
-        It is in the folder of the run, or in that of the checkpoint that was resumed. The best model there may be
-        another one, if the run was continued from an earlier checkpoint.
+        It is in the folder of the run, or in one in which the run has saved before it was resumed. The best model there
+        may be another one, if the run was resumed from an earlier checkpoint.
 
         Raises:
             CheckpointError: No file has it.
@@ -265,8 +269,7 @@ class Saver:
         run, state = self._run, self._run.state
         if not state.is_scored or state.best_step == state.step:
             return self._checkpoint(reason)
-        stores = [run.store, *([CheckpointStore(run.resumed_from.parent)] if run.resumed_from is not None else [])]
-        for store in stores:
+        for store in (run.store, *map(CheckpointStore, run.earlier_folders)):
             for found in store.list():
                 if isinstance(found, CheckpointInfo) and _is_best_of(state, found.state):
                     return read_checkpoint(found.path)
@@ -300,7 +303,7 @@ class NoSaver(Saver):
 
     is_saved = True
 
-    def start_pending(self, *, hold_latest: bool = False) -> Iterator[SaveResult]:
+    def start_pending(self, *, is_bad: bool = False) -> Iterator[SaveResult]:
         """Drop what is pending."""
         self.pending.clear()
         return iter(())

@@ -18,7 +18,7 @@ from gpt_core.config.settings import Settings
 from gpt_core.config.validation import READING
 from gpt_core.distributed.communicator import SINGLE_PROCESS, Communicator
 from gpt_core.errors import CheckpointError, CorpusError, ResumeTextError
-from gpt_core.formats.checkpoint import Checkpoint, TrainingState, new_run_id, same_eval_text
+from gpt_core.formats.checkpoint import Checkpoint, TrainingState, new_run_id, peek_checkpoint, same_eval_text
 from gpt_core.formats.checkpoint_header import TRAINED
 from gpt_core.kernels import compute_threads, threads, threads_warning
 from gpt_core.model.bundle import ModelBundle
@@ -42,7 +42,7 @@ from gpt_core.training.precision import emulation_warning, with_precision
 from gpt_core.training.request import RunRequest, text_error, text_of_run_error
 from gpt_core.training.run import Run, Texts
 from gpt_core.training.sharing import check_same_program, check_same_text_on_ranks, share_start, share_state
-from gpt_core.training.trainer import Trainer
+from gpt_core.training.trainer import MAX_SKIPPED_IN_A_ROW, Trainer
 
 OVERFIT_SEQ_LEN = 128  # maximum context of the self-test: a few lines, and a quick check of the largest preset
 
@@ -79,6 +79,7 @@ def open_run(
     store.prepare(run_id, new_run=checkpoint is None, overwrite=request.overwrite)
     try:
         if checkpoint is not None:
+            check_unchanged(checkpoint)
             check_resumable(checkpoint.settings, settings, str(checkpoint.path))
             tokenizer = tokenizers.from_bytes(checkpoint.tokenizer)
         elif start is not None:
@@ -103,6 +104,27 @@ def open_run(
     except BaseException:
         store.close()
         raise
+
+
+def check_unchanged(checkpoint: Checkpoint) -> None:
+    """Check, once the folder is locked, that a checkpoint is still the one that was read before.
+
+    The run may have been in training until then: a resume would take steps again that its last save holds, and replace
+    that.
+
+    Raises:
+        CheckpointError: It was saved again meanwhile.
+    """
+    assert checkpoint.path is not None
+    try:
+        now = peek_checkpoint(checkpoint.path)
+    except CheckpointError:
+        return  # removed or damaged since: what was read is all that is left of it
+    if (now.run_id, now.step) != (checkpoint.run_id, checkpoint.step):
+        raise CheckpointError(
+            f"{checkpoint.path} was saved again while it was read: it was at step {checkpoint.step:,}, and is at step "
+            f"{now.step:,} now; repeat the command"
+        )
 
 
 def assemble(
@@ -132,7 +154,7 @@ def assemble(
             state.evaluation_due = texts.held_out is not None
     else:
         state, (parameters, average, optimizer_state, momentum) = checkpoint.state, tensors_of(checkpoint)
-        if state.finished == "diverged":
+        if state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             state.skipped_in_a_row = 0  # resuming such a run, for example with lower learning rates, tries again
         if state.finished == "early_stopping":
             state.restart_patience()
@@ -144,7 +166,8 @@ def assemble(
         settings=settings, preset=shape_name(settings.shape), texts=texts, tokenizer=tokenizer, parameters=parameters,
         optimizer=create_optimizer(parameters, settings, optimizer_state, average), state=state, store=store,
         outer=create_outer_optimizer(parameters, settings, momentum),
-        resumed_from=checkpoint.path if checkpoint else None, first_words=opening(texts.train, tokenizer),
+        resumed_from=checkpoint.path if checkpoint else None,
+        earlier_folders=earlier_folders(checkpoint) if checkpoint else (), first_words=opening(texts.train, tokenizer),
         precision_reason=choice.reason, best_restarted=best_restarted,
         warnings=tuple(filter(None, (
             *(f"skipped: {line}" for line in request.passed_over), store.space_warning(settings),
@@ -152,6 +175,12 @@ def assemble(
         ))),
         model_reason=request.model_reason,
     )  # fmt: skip
+
+
+def earlier_folders(checkpoint: Checkpoint) -> tuple[Path, ...]:
+    """Return the folders in which a run has saved: that of its checkpoint, and the one that it was to be saved in."""
+    assert checkpoint.path is not None
+    return checkpoint.path.parent, Path(checkpoint.settings.models_dir)
 
 
 class RunTensors(NamedTuple):

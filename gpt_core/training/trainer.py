@@ -122,7 +122,8 @@ class Trainer:
         """Yield the events of the run, from RunStarted to RunFinished.
 
         Closing the iterator saves and ends the log, as `stop` does. An error saves, and leaves the log without an end.
-        Within a round of local steps, and while updates are skipped, both keep the last checkpoint instead.
+        Within a round of local steps, and while updates are skipped, both keep the last checkpoint instead; before the
+        first step of a new run there is nothing to save.
         """
         finished = closed = has_log_failed = False
         try:
@@ -259,7 +260,7 @@ class Trainer:
         # After skipped updates or a divergence the weights may be unusable: the last good checkpoint is then replaced
         # only on request.
         is_bad = state.skipped_in_a_row > 0 or self._divergence.since is not None
-        yield from self._saver.start_pending(hold_latest=is_bad and not is_requested)
+        yield from self._saver.start_pending(is_bad=is_bad and not is_requested)
 
     def _plan(self) -> Iterator[ev.AnyEvent]:
         """Make the plan of a time budget that is due. A run that has used its budget is evaluated at this step."""
@@ -437,7 +438,8 @@ class Trainer:
         """Save the current state and end the run; after a reported divergence, as a run that diverged.
 
         While updates are skipped the weights may be unusable: unless the user has requested the stop, they do not
-        replace a checkpoint of the run. Weights that are not finite never do.
+        replace a checkpoint of the run. Weights that are not finite never do. Nor are weights without a step saved, if
+        the user has not requested the stop: after an error, the next start in the folder may be another run.
 
         Args:
             may_wait: False where no answer of the user can be waited for if the save fails: the user has not requested
@@ -451,7 +453,8 @@ class Trainer:
             return
         yield from self._saver.finish()
         has_checkpoint = bool(self._saver.newest[0])
-        if may_wait or not (has_checkpoint and self.state.skipped_in_a_row):
+        is_worth_saving = not self.state.skipped_in_a_row if has_checkpoint else self.state.step > 0
+        if may_wait or is_worth_saving:
             yield from self._last_save.save(may_wait=may_wait)
         yield ev.RunFinished("stopped", self.state.step, saved=self._saver.is_saved)
 

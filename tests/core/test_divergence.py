@@ -13,13 +13,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt_core.formats.checkpoint import peek_checkpoint
+from gpt_core.formats.checkpoint import peek_checkpoint, read_checkpoint, write_checkpoint
 from gpt_core.model.gpt import GPT
 from gpt_core.training import events as ev
 from gpt_core.training.last_save import LastSave
 from gpt_core.training.metrics_log import read_metrics
 from gpt_core.training.trainer import Trainer
-from tests.core.training_samples import LATEST, events_with, in_one_go, losses, of_kind, open_run, tiny_settings
+from tests.core.training_samples import (
+    LATEST,
+    events_with,
+    in_one_go,
+    losses,
+    of_kind,
+    open_run,
+    tiny_settings,
+    train,
+)
 
 
 def test_a_step_that_is_not_finite_changes_no_weight_and_is_reported(
@@ -230,6 +239,26 @@ def test_a_diverged_run_without_a_good_checkpoint_is_saved(tmp_path: Path, monke
     assert isinstance(end, ev.RunFinished)
     assert (end.reason, end.good_checkpoint) == ("diverged", "")
     assert peek_checkpoint(tmp_path / LATEST).step == 5
+
+
+def test_the_checkpoint_of_an_epoch_that_ends_while_a_run_diverges_is_not_the_newest_to_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny_settings(tmp_path, save_every_steps=3, eval_every_steps=0, max_epochs=3, save_epoch_number=1)
+    trainer = open_run(settings)
+    monkeypatch.setattr(GPT, "loss_and_gradients", too_high_from(8, trainer))
+    end = list(trainer.events())[-1]
+    assert isinstance(end, ev.RunFinished)
+    assert (end.reason, end.good_step, trainer.state.epoch) == ("diverged", 6, 3)
+    assert not list((tmp_path / "models").glob("epoch_*"))
+
+
+def test_a_checkpoint_after_the_last_allowed_skipped_update_can_be_resumed(tmp_path: Path) -> None:
+    train(tiny_settings(tmp_path, max_steps=3))
+    checkpoint = read_checkpoint(tmp_path / LATEST)
+    checkpoint.state.skipped_in_a_row = 5
+    write_checkpoint(tmp_path / LATEST, checkpoint)
+    assert losses(train(tiny_settings(tmp_path, max_steps=6), tmp_path / LATEST))
 
 
 @pytest.mark.parametrize("closes", [False, True])

@@ -80,6 +80,16 @@ def test_running_out_of_memory_removes_no_checkpoint(
     assert contents(models) == before
 
 
+def test_a_smaller_model_may_start_where_a_new_run_ran_out_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(GPT, "loss_and_gradients", out_of_memory)
+        with pytest.raises(MemoryError):
+            train(tiny_settings(tmp_path))
+    assert isinstance(train(tiny_settings(tmp_path, layers=1, max_steps=2))[-1], ev.RunFinished)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, OSError])
 def test_an_interruption_while_the_text_is_read_removes_no_checkpoint(
     models: Path, tmp_path: Path, error: type[BaseException]
@@ -324,3 +334,21 @@ def test_a_run_with_a_user_present_waits_until_it_is_saved_or_discarded(tmp_path
     assert saves[-6:] == [(ev.SaveFailed, "latest")] * 2 + saved
     assert isinstance(events[-1], ev.RunFinished)
     assert peek_checkpoint(models / LATEST).step == 4
+
+
+def test_a_run_whose_working_folder_is_deleted_is_saved_in_the_temporary_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.chdir(tmp_path / "work")
+    trainer = open_run(tiny_settings(tmp_path, models_dir="models"))
+
+    def delete_and_stop() -> None:
+        shutil.rmtree(tmp_path / "work")
+        trainer.requests.stop()
+
+    events = events_with(trainer, 3, delete_and_stop)
+    saved = [event.path for event in of_kind(events, ev.CheckpointSaved)]
+    assert saved[-1:] == [str(tmp_path / f"temporary/gpt-tui-{trainer.state.run_id}" / LATEST)]
+    assert peek_checkpoint(Path(saved[-1])).step == 3

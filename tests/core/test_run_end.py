@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
-from gpt_core.errors import GptError
-from gpt_core.formats.checkpoint import peek_checkpoint, read_checkpoint
+from gpt_core.checkpoints.store import CheckpointStore
+from gpt_core.errors import GptError, SaveError
+from gpt_core.formats.checkpoint import Checkpoint, peek_checkpoint, read_checkpoint
 from gpt_core.training import events as ev
 from gpt_core.training import setup
 from gpt_core.training.metrics_log import read_metrics
@@ -50,6 +53,33 @@ def test_transformer_is_the_best_model_of_a_run_that_was_resumed_into_another_fo
     best, final = (read_checkpoint(path) for path in (tmp_path / "models/best_model.safetensors", other / FINAL))
     assert final.state.step == best.state.step
     assert np.array_equal(final.parameters.flat, best.parameters.flat)
+
+
+def test_transformer_is_the_best_model_of_a_run_that_was_saved_beside_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny_settings(tmp_path, max_epochs=3, improvement_threshold=1.0)
+    save = CheckpointStore.save
+
+    def full(self: CheckpointStore, kind: str, checkpoint: Checkpoint, **options: Any) -> Path:
+        if kind == "latest" and self.folder == tmp_path / "models":
+            raise SaveError("no space left")
+        return save(self, kind, checkpoint, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointStore, "save", full)
+        trainer = open_run(settings)
+        (beside,) = {
+            Path(event.path) for event in events_with(trainer, 20, trainer.requests.stop)
+            if isinstance(event, ev.CheckpointSaved) and event.kind == "latest"
+        }  # fmt: skip
+    assert beside.parent == tmp_path / f"gpt-tui-{trainer.state.run_id}"
+    events = train(msgspec.structs.replace(settings, max_epochs=4, models_dir=str(beside.parent)), beside)
+    best, final = (
+        read_checkpoint(path) for path in (tmp_path / "models/best_model.safetensors", beside.parent / FINAL)
+    )
+    assert not of_kind(events, ev.SaveFailed)
+    assert (final.run_id, final.step) == (best.run_id, best.step)
 
 
 def test_transformer_is_no_model_of_a_branch_that_was_left(tmp_path: Path) -> None:

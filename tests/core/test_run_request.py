@@ -7,9 +7,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.resolve import read_overrides
 from gpt_core.config.settings import Settings
 from gpt_core.errors import CheckpointError, ConfigError, CorpusError, ResumeTextError
+from gpt_core.formats.checkpoint import peek_checkpoint
 from gpt_core.training.events import RunStarted
 from gpt_core.training.request import RunRequest, resolve_request
 from gpt_core.training.setup import open_run
@@ -170,6 +172,18 @@ def test_a_loaded_checkpoint_is_used_by_one_run_and_read_again_for_the_next(trai
     second = open_run(request)
     second.run.store.close()
     assert second.parameters.flat.tobytes() == before
+
+
+def test_a_checkpoint_that_is_saved_again_before_the_folder_is_locked_is_not_resumed(tmp_path: Path) -> None:
+    train(tiny_settings(tmp_path, max_steps=6))
+    latest = tmp_path / "models" / LATEST
+    request = resolve_request(read_overrides(options={"max_steps": "20"}), resume=latest)
+    train(tiny_settings(tmp_path, max_steps=9), latest)  # its last save is after the request has read the checkpoint
+    with pytest.raises(CheckpointError, match=r"saved again .* at step 6, and is at step 9 now; repeat"):
+        open_run(request)
+    assert peek_checkpoint(latest).step == 9
+    with CheckpointStore(tmp_path / "models") as store:  # it is not locked
+        store.prepare(peek_checkpoint(latest).run_id, new_run=False)
 
 
 @pytest.mark.parametrize("kind", ["same file", "copy", "one of several"])

@@ -18,6 +18,7 @@ from gpt_core.formats.checkpoint import Checkpoint, read_checkpoint, verify_chec
 from gpt_core.formats.training_state import BestScores
 from gpt_core.training import early_stopping, saving
 from gpt_core.training import events as ev
+from gpt_core.training.saving import Saver
 from gpt_core.training.trainer import Trainer
 from tests.core.training_samples import LATEST, of_kind, open_run, tiny_settings, train, whole_state
 
@@ -231,3 +232,11 @@ def test_events_do_not_depend_on_the_duration_of_a_save(tmp_path: Path, monkeypa
     slow, trained_slowly = seen(tmp_path / "slow")
     assert quick == slow
     assert np.array_equal(trained_quickly.parameters.flat, trained_slowly.parameters.flat)
+
+
+def test_a_last_save_tries_the_next_folder_where_one_cannot_be_looked_at(tmp_path: Path) -> None:
+    trainer = open_run(tiny_settings(tmp_path))
+    too_long = tmp_path / ("x" * 300)  # an error of `stat`, as a mount that has failed gives
+    (saved,) = Saver(trainer.run).save_elsewhere([too_long, tmp_path / "second"])
+    assert saved.path == str(tmp_path / "second/ckpt_latest.safetensors")
+    trainer.run.store.close()
