@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from math import floor, inf, sqrt
+from math import floor, inf, log, sqrt
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -275,7 +275,8 @@ def choose(overrides: Overrides, measurements: Measurements, progress: Progress 
 def _options(overrides: Overrides, models: Sequence[Model]) -> list[tuple[Model, Settings]]:
     """Return the models to choose from, each with all settings of the run.
 
-    A requested shape leaves one of several models; models that requested settings do not fit are left out.
+    A requested shape leaves one of several models: the one that was made for the nearest number of parameters. Models
+    that requested settings do not fit are left out.
 
     Raises:
         GptError: The requested settings fit no model.
@@ -290,10 +291,20 @@ def _options(overrides: Overrides, models: Sequence[Model]) -> list[tuple[Model,
             continue
         if not found or settings.shape != found[-1][1].shape:
             found.append((model, settings))
+        elif _distance(model, settings) < _distance(*found[-1]):
+            found[-1] = (model, settings)
     if not found:
         assert problem is not None
         raise problem
     return found
+
+
+def _distance(model: Model, settings: Settings) -> float:
+    """Return the distance of the sizes of a model and of the run that has its other settings: |ln(P / P_run)|."""
+    sizes: dict[str, Any] = {
+        name: model.settings[name] for name in ModelShape.__struct_fields__ if name in model.settings
+    }
+    return abs(log(parameter_count(ModelShape(**sizes)) / parameter_count(settings.shape)))
 
 
 def _largest_vocabulary(texts: CorpusStats) -> int | None:

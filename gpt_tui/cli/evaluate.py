@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -50,7 +51,10 @@ def evaluate(options: Namespace) -> int:
         if "=" in assignment and (name := assignment.partition("=")[0].strip()) not in CHANGED:
             raise ConfigError(f"--set: got {shown(name)}, expected one of {', '.join(CHANGED)}")
     trained = load_chosen(options)
-    model = with_options(trained, options, ("eval_file", "text_field", "encoding", "weights"))
+    base = trained
+    if options.eval_file is not None:  # it is scored instead of the end of the training text
+        base = replace(trained, settings=msgspec.structs.replace(trained.settings, hold_out=False))
+    model = with_options(base, options, ("eval_file", "text_field", "encoding", "weights"))
     given = [option_of(name) for name in ("text_field", "encoding") if getattr(options, name) is not None]
     given += [f"--set {assignment}" for assignment in options.assignments]
     if given and options.eval_file is None:

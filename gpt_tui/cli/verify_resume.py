@@ -29,6 +29,7 @@ from gpt_core.progress import Progress
 from gpt_core.run_files import METRICS
 from gpt_core.training.events import EvalCompleted, StepCompleted, UpdateSkipped
 from gpt_core.training.metrics_log import read_metrics
+from gpt_core.training.precision import with_precision
 from gpt_core.training.request import RunRequest
 from gpt_core.training.setup import open_run
 from gpt_tui.cli.options import refuse_run_length, report_text_note, resolve_settings
@@ -94,7 +95,7 @@ def end_of_round(settings: Settings, cut: int, steps: int) -> int:
 
 def compared_runs(folder: Path, resolved: Resolved, steps: int, cut: int, progress: Progress) -> list[Row]:
     """Train both runs in `folder` and compare them. Raises GptError if a run fails."""
-    settings = msgspec.structs.replace(resolved.settings, max_steps=steps, minutes=0.0)
+    settings, _ = with_precision(msgspec.structs.replace(resolved.settings, max_steps=steps, minutes=0.0))  # of both
     resolved = resolved._replace(settings=settings)
     config = folder / "settings.toml"
     config.write_text(as_toml(*resolved), encoding="utf-8")

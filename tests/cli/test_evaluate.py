@@ -239,3 +239,13 @@ def test_evaluate_of_a_self_test_asks_for_a_text(folder_of_self_test: Path, prog
     assert "is of a self-test, which has no eval text; name a text with --eval-file" in run.stderr
     run = program("evaluate", "--json", "--eval-file", "data/test/eval.en", cwd=folder_of_self_test)
     assert json.loads(run.stdout)["text"] == "other"
+
+
+def test_a_model_of_a_run_with_a_held_out_end_is_scored_on_a_named_text(tmp_path: Path) -> None:
+    write_texts(tmp_path)
+    run = run_program("--train-only", "--max-steps", "2", *tiny("hold_out=true"), cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    (tmp_path / "final.txt").write_text("The bat was at the cat.\n" * 30)
+    run = run_program("evaluate", "--json", "--eval-file", "final.txt", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout)["eval_file"] == "final.txt"

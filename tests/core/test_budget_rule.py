@@ -21,7 +21,7 @@ from gpt_core.bench.estimate import CorpusStats, StepTime, estimate_memory, step
 from gpt_core.bridges.architecture import architecture_of
 from gpt_core.config.presets import preset
 from gpt_core.config.resolve import Overrides, read_overrides
-from gpt_core.config.settings import ModelShape, Settings
+from gpt_core.config.settings import GROUP_RATES, SIZES, ModelShape, Settings
 from gpt_core.errors import ConfigError, CorpusError
 from gpt_core.model.flops import step_flops
 from gpt_core.model.parameters import parameter_count
@@ -90,6 +90,16 @@ def test_models_that_requested_settings_do_not_fit_are_left_out() -> None:
     assert settings.d_model == 96
     with pytest.raises(ConfigError, match="num_heads"):
         chosen(requested(1, "num_heads=7"))
+
+
+@pytest.mark.parametrize("number", range(6))  # with the layers of Qwen3
+def test_a_requested_shape_has_the_rates_of_the_model_of_that_size(number: int) -> None:
+    shape = shape_of(MODELS[number])
+    sizes = [f"{name}={getattr(shape, name)}" for name in SIZES]
+    settings, _ = chosen(requested(0.01, *sizes))  # with all time, the largest model that fits would be taken
+    assert {name: getattr(settings, name) for name in GROUP_RATES} == {
+        name: MODELS[number].settings[name] for name in GROUP_RATES
+    }
 
 
 def test_every_model_exports_to_other_programs() -> None:
