@@ -41,16 +41,18 @@ class CopiedPassage(NamedTuple):
     """Longest passage that occurs in the training text.
 
     Attributes:
-        text: The passage, "" if no token of it does.
+        text: The passage, "" if no token of it does; None if it is unknown, because the tokenizer is lossy.
         searched: Tokens at the start of the training text that were searched; 0 for all.
     """
 
-    text: str
+    text: str | None
     searched: int
 
 
 def copied_passage(prompt: bytes, continuation: bytes, tokenizer: Tokenizer, text: TokenStream) -> CopiedPassage:
     """Return the longest passage of a continuation that occurs in a training text, in whole tokens.
+
+    It is unknown with a lossy tokenizer: what was lost, such as white space, decides where tokens end.
 
     Args:
         prompt: Text before the continuation; no passage begins in it.
@@ -61,6 +63,8 @@ def copied_passage(prompt: bytes, continuation: bytes, tokenizer: Tokenizer, tex
     Raises:
         CorpusError: The training text cannot be read.
     """
+    if not tokenizer.is_lossless:
+        return CopiedPassage(None, 0)
     ids = tokenizer.encode(prompt + continuation)
     sizes = tokenizer.token_lengths[ids].astype(np.int64)
     first = int(np.searchsorted(np.cumsum(sizes) - sizes, len(prompt)))

@@ -110,6 +110,8 @@ class TokenStream:
     """Number of documents that begin in it."""
     separator: int | None = None
     """Id of `<eos>` where documents have no `<bos>`: it ends one and begins the next. None where they have."""
+    bos: int = BOS
+    """Id of `<bos>`, with which documents begin if `separator` is None."""
 
     def __len__(self) -> int:
         return self.count
@@ -144,7 +146,7 @@ class TokenStream:
         if end <= start:
             return np.empty(0, dtype=np.int64)
         if self.separator is None:
-            return np.flatnonzero(self.read(start, end - start) == BOS) + start
+            return np.flatnonzero(self.read(start, end - start) == self.bos) + start
         first = self.start + start  # in the source
         before = self.source.read(max(first - 1, 0), end - start - (first == 0)) == self.separator
         return np.flatnonzero(before if first else np.concatenate([[True], before])) + start
@@ -214,7 +216,8 @@ def stream_of(
 ) -> TokenStream:
     """Return all tokens of a source, which encode a text of `size` bytes, or what a lossy tokenizer keeps of it."""
     separator = None if tokenizer.adds_bos else tokenizer.EOS
-    text = TokenStream(ids, 0, count, size, tokenizer.token_lengths, sha256, name, documents, separator)
+    lengths = tokenizer.token_lengths
+    text = TokenStream(ids, 0, count, size, lengths, sha256, name, documents, separator, tokenizer.BOS)
     return text if tokenizer.is_lossless else replace(text, bytes=bytes_between(text, 0, count))
 
 

@@ -217,7 +217,8 @@ class SampleWritten(Event, frozen=True, tag="sample", omit_defaults=True):
     """Text that continues the fixed `prompt`: before the first step, after evaluations, at the end; one per step.
 
     `copied` is the longest passage of it that occurs in the training text (`gpt_core.text.copied`), "" for none; None
-    in logs of earlier versions. `searched`: tokens at the start of the training text that were searched, 0 for all.
+    with a lossy tokenizer and in logs of earlier versions. `searched`: tokens at the start of the training text that
+    were searched, 0 for all.
     `data`: bytes of the text where they are not valid UTF-8, otherwise empty; `text` then has U+FFFD in their place.
     """
 

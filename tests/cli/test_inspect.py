@@ -21,6 +21,7 @@ from rich.cells import cell_len
 import gpt_core
 from gpt_core import interpret
 from gpt_core.errors import ConfigError
+from gpt_core.tokenizers.pieces import AsciiTokenizer
 from gpt_tui.cli.inspect import json_of
 from gpt_tui.cli.main import INSPECT_VIEWS
 from gpt_tui.headless.inside.page import page, png
@@ -384,6 +385,20 @@ def test_a_last_token_that_a_space_would_change_is_named() -> None:
         assert not VIEWS[view](small_subject("and the sea "), ViewOptions()).lines[-1].startswith("note: ")
     assert replace(cut, total=cut.total + 1).end_note() == ""  # more of the text did not fit
     assert replace(cut, eval_ids=np.append(cut.ids, cut.ids[-1])).end_note() == ""  # more of an eval text
+
+
+def test_ids_that_are_not_those_of_their_decoded_text_have_no_note_on_its_end() -> None:
+    subject = small_subject("and the sea")
+    ascii_tokenizer = AsciiTokenizer([b"and", b"the", b"sea"], subject.tokenizer.vocab_size)
+    words = ascii_tokenizer.encode(b"and the sea").tolist()
+    assert ascii_tokenizer.encode(ascii_tokenizer.decode(words)).tolist() != words
+    for tokenizer, ids in (
+        (ascii_tokenizer, [ascii_tokenizer.BOS, *words]),
+        (subject.tokenizer, [*subject.ids, subject.tokenizer.EOS]),  # a complete document
+        (subject.tokenizer, subject.ids[1:]),  # the rest of a document
+    ):
+        cut = replace(subject, tokenizer=tokenizer, ids=np.array(ids, np.int32), total=len(ids))
+        assert cut.end_note() == ""
 
 
 @needs_tokenizers

@@ -8,7 +8,7 @@ import pytest
 from gpt_core.text import copied
 from gpt_core.text.copied import CopiedPassage, copied_passage, longest_match
 from gpt_core.text.token_stream import MemorySource, TokenStream, tokens_of_documents
-from gpt_core.tokenizers.pieces import PieceTokenizer
+from gpt_core.tokenizers.pieces import AsciiTokenizer, PieceTokenizer
 
 TOKENIZER = PieceTokenizer.train([b"abc"], 260)
 
@@ -75,3 +75,10 @@ def test_a_long_text_is_searched_up_to_a_limit_that_is_reported(monkeypatch):
     monkeypatch.setattr(copied, "MAX_SEARCHED", 10)
     text = tokens_of_documents([b"abcdefghijklmnop"], TOKENIZER)
     assert copied_passage(b"", b"abcdefghijkl", TOKENIZER, text) == ("abcdefghi", 10)
+
+
+def test_a_passage_is_unknown_with_a_lossy_tokenizer():
+    tokenizer = AsciiTokenizer([b"the", b"old", b"man"], 300)
+    text = tokens_of_documents([b"The old man"], tokenizer)
+    written = tokenizer.decode(tokenizer.encode(b"The old man").tolist())
+    assert copied_passage(b"", written, tokenizer, text) == CopiedPassage(None, 0)

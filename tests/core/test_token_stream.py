@@ -4,7 +4,8 @@ import pytest
 from gpt_core.errors import CorpusError
 from gpt_core.text.source import text_source
 from gpt_core.text.token_cache import load_tokens
-from gpt_core.text.token_stream import MemorySource, TokenStream, split_held_out, tokens_of_documents
+from gpt_core.text.token_stream import MemorySource, TokenStream, split_held_out, stream_of, tokens_of_documents
+from gpt_core.tokenizers.pieces import PieceTokenizer
 from tests.core.text_samples import LINES, PIECES
 
 
@@ -38,6 +39,13 @@ def test_documents_in_memory_are_encoded_like_files():
     assert text.sha256 != tokens_of_documents([b"The oneo", b"f two"], PIECES).sha256
     for empty in ([], [b""], [b"", b""]):
         refusal(tokens_of_documents, empty, PIECES)
+
+
+def test_documents_begin_with_the_bos_of_an_imported_tokenizer(monkeypatch):
+    monkeypatch.setattr(PieceTokenizer, "BOS", 3)
+    tokens = np.array([3, *PIECES.encode(b"The one"), 2, 3, *PIECES.encode(b"of two"), 2], np.int32)
+    text = stream_of(MemorySource(tokens), len(tokens), 13, PIECES, "", "", 2)
+    assert text.document_starts(0, len(text)).tolist() == np.flatnonzero(tokens == 3).tolist()
 
 
 # held-out text

@@ -17,20 +17,25 @@ from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import Parameters, initial_parameters
 from gpt_core.model.stored_weights import StoredWeights
 from gpt_core.progress import ignore_progress
+from gpt_core.text.token_stream import TokenStream, tokens_of_documents
+from gpt_core.tokenizers import Tokenizer, byte_level
+from gpt_core.tokenizers.byte_pairs import BytePairTokenizer
+from gpt_core.tokenizers.pieces import AsciiTokenizer, PieceTokenizer
 from gpt_tui.session.checkpoint_history import CheckpointHistories
-from gpt_tui.session.models import ModelLoader
+from gpt_tui.session.models import LiveRun, ModelLoader
 from gpt_tui.session.removed_parts import RemovedParts, without
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.formatting import part_name
 from gpt_tui.shared.spans import Line, width_of
 from gpt_tui.tabs.inside.presenter import removed_note
-from gpt_tui.tabs.inside.subjects import SubjectSource
+from gpt_tui.tabs.inside.subjects import Held, SubjectSource
 from gpt_tui.tabs.inside.views.attention import AttentionView
 from gpt_tui.tabs.inside.views.knock_out import KnockOutView, cursor_at, index_at
 from gpt_tui.tabs.inside.views.neighbors import NeighborsView, map_lines, most_used
 from gpt_tui.tabs.inside.views.tokens import TokensView
 from gpt_tui.tabs.inside.views.view import Cursor, Extent, Frame, Origin, Removal, Size, Task
 from gpt_tui.tabs.inside.worker import PROBE
+from tests.bridges.samples import needs_tokenizers
 from tests.tui.inside_samples import fixed_attention, fixed_knock_out, fixed_neighbors, fixed_tokens, save_model
 from tests.tui.inside_samples import small_subject as subject_of_samples
 
@@ -214,6 +219,60 @@ def test_the_reason_for_a_missing_probe_names_no_option(tmp_path: Path, train_fi
     with pytest.raises(ConfigError, match=rf"no probe: .*{reason}.*; choose another text \(s\)$") as raised:
         source.subject(held._replace(bundle=bundle), PROBE, None, ignore_progress)
     assert "--" not in str(raised.value)
+
+
+DOCUMENTS = [b"It was calm.", b"and the sea", "Ü".encode()]
+
+
+def bytes_tokenizer(bos: int = 1, *, adds_bos: bool = False) -> BytePairTokenizer:
+    """Return a tokenizer of single bytes with the `<eos>` 1."""
+    names = ["<s>", "</s>", *byte_level.CHARACTERS]
+    return BytePairTokenizer(names, [], [0, 1], 1, bos, 300, adds_bos=adds_bos)
+
+
+def read_beside(folder: Path, tokenizer: Tokenizer, text: TokenStream, other: Tokenizer) -> list[int]:
+    """Return the ids of a probe that a model with the `other` tokenizer reads beside the model whose probe it is."""
+    source = SubjectSource(ModelLoader(None, str(folder)))  # type: ignore[arg-type]
+    held = source.load(str(save_model(folder)), 0, None, ignore_progress)
+
+    def with_tokenizer(tokenizer: Tokenizer) -> Held:
+        return held._replace(bundle=dataclasses.replace(held.bundle, tokenizer=tokenizer))
+
+    first = with_tokenizer(tokenizer)._replace(live=LiveRun("a", text))
+    found: list[int] = source.subject(with_tokenizer(other), PROBE, first, ignore_progress).eval_ids.tolist()
+    return found
+
+
+@needs_tokenizers
+def test_a_model_with_another_tokenizer_reads_the_documents_of_the_probe(tmp_path: Path):
+    with_bos = [bytes_tokenizer(0, adds_bos=True), bytes_tokenizer(1, adds_bos=True), PieceTokenizer([b"sea"], 300)]
+    for tokenizer in (bytes_tokenizer(), *with_bos, PieceTokenizer([b"the"], 300)):
+        text = tokens_of_documents(DOCUMENTS, tokenizer)
+        for other in (bytes_tokenizer(), *with_bos, AsciiTokenizer([b"sea"], 300)):
+            expected = tokens_of_documents(DOCUMENTS, other)
+            found = read_beside(tmp_path, tokenizer, text, other)
+            assert found == expected.read(0, len(expected)).tolist()
+            cut = dataclasses.replace(text, count=len(text) - 2)  # without `<eos>` and the last byte
+            assert read_beside(tmp_path, tokenizer, cut, other)[: len(found) - 3] == found[:-3]
+            assert read_beside(tmp_path, tokenizer, cut, other)[-1] != other.EOS
+
+
+@needs_tokenizers
+def test_a_probe_that_begins_inside_a_document_does_not_begin_one_with_another_tokenizer(tmp_path: Path):
+    pieces = PieceTokenizer([b"sea"], 300)
+    for tokenizer in (bytes_tokenizer(), bytes_tokenizer(0, adds_bos=True)):
+        text = tokens_of_documents(DOCUMENTS, tokenizer)
+        rest = dataclasses.replace(text, start=tokenizer.adds_bos + 3, count=len(text) - tokenizer.adds_bos - 3)
+        expected = tokens_of_documents([b"was calm.", *DOCUMENTS[1:]], pieces)
+        assert read_beside(tmp_path, tokenizer, rest, pieces) == expected.read(1, len(expected)).tolist()
+
+
+def test_a_probe_in_tokens_of_a_lossy_tokenizer_is_refused_with_another_one(tmp_path: Path):
+    tokenizer = AsciiTokenizer([b"sea"], 300)
+    text = tokens_of_documents(DOCUMENTS, tokenizer)
+    assert read_beside(tmp_path, tokenizer, text, tokenizer) == text.read(0, len(text)).tolist()
+    with pytest.raises(ConfigError, match=r"tokenizer ascii alone, which is lossy; choose another text \(s\)$"):
+        read_beside(tmp_path, tokenizer, text, PieceTokenizer([b"sea"], 300))
 
 
 def test_a_model_without_such_a_part_is_one_line(tmp_path: Path):

@@ -188,6 +188,14 @@ def test_the_text_with_a_part_of_a_character_keeps_its_bytes_and_a_special_token
     assert TokensView().act(found, frame_of(Cursor(token=2, choice=1)), "enter") is None
 
 
+def test_the_text_with_an_alternative_begins_with_the_document_of_the_token():
+    found = fixed_tokens()
+    data = [b"", b"It was.", b"", b"", *found.data[4:]]
+    found = replace(found, data=data)
+    assert prompt_bytes(found.text_with(2, 0)) == b"It was." + found.expected[1][0].data
+    assert prompt_bytes(found.text_with(6, 0)) == data[4] + data[5] + found.expected[5][0].data
+
+
 def test_the_last_row_of_lens_is_the_prediction_of_the_model():
     subject = small_subject()
     [result] = LensView().compute(task_of(subject))

@@ -18,7 +18,7 @@ from gpt_core.model.bundle import gpt_of
 from gpt_core.model.gpt import GPT
 from gpt_core.model.parameters import initial_parameters
 from gpt_core.model.stored_weights import StoredWeights, WeightFormat
-from gpt_core.tokenizers.pieces import PieceTokenizer
+from gpt_core.tokenizers.pieces import AsciiTokenizer, PieceTokenizer
 from gpt_core.training.events import RunPaused
 from gpt_tui.run_view.surprise.presenter import panel_lines, passage_of, source_note
 from gpt_tui.run_view.surprise.screen import ScoredTextView, SurpriseScreen, TextToScore
@@ -115,6 +115,11 @@ def test_a_long_text_is_scored_at_its_end_and_continued_with_its_beginning(monke
 def test_a_text_without_tokens_is_refused():
     with pytest.raises(ConfigError, match="nothing to score"):
         scored("", "")
+
+
+def test_a_text_of_a_lossy_tokenizer_is_refused_because_its_tokens_are_unknown():
+    with pytest.raises(ConfigError, match="unknown with the lossy tokenizer ascii; train with a lossless one"):
+        reply_predictions(gpt_of(WEIGHTS), AsciiTokenizer([], SHAPE.vocab_size), "The old ", "manandthesea")
 
 
 # -- layout

@@ -77,11 +77,13 @@ class TokenPredictions:
     def text_with(self, token: int, choice: int) -> str:
         """Return the text up to a token, with one of the alternatives in its place; "" if that has no text.
 
-        An incomplete character at the end stays as escaped bytes, which a prompt may hold.
+        It begins with the document of the token, because a prompt holds no end of a document. An incomplete character
+        at the end stays as escaped bytes, which a prompt may hold.
         """
         added = self.alternatives(token)[choice].data
-        before = self.skipped_data + b"".join(self.data[:token])
-        return (before + added).decode("utf-8", "surrogateescape") if added else ""
+        before = (self.skipped_data, *self.data[:token])
+        begin = max((t for t, data in enumerate(before) if not data), default=0)  # of the last special token
+        return b"".join([*before[begin:], added]).decode("utf-8", "surrogateescape") if added else ""
 
 
 def token_predictions(subject: Subject, count: int = ALTERNATIVES) -> TokenPredictions:
@@ -98,8 +100,14 @@ def reply_predictions(
     That works alike for replies and samples, and for any model, also one that did not write the text.
 
     Raises:
-        ConfigError: There are no two tokens, or the context holds no two.
+        ConfigError: There are no two tokens, or the context holds no two; or the tokenizer is lossy, so that the text
+            does not determine the tokens that were generated.
     """
+    if not tokenizer.is_lossless:
+        raise ConfigError(
+            f"no surprise of a generated text: its tokens are unknown with the lossy tokenizer {tokenizer.name}; "
+            "train with a lossless one, such as pieces"
+        )
     before = prompt_bytes(prompt)
     ids = with_bos(tokenizer, tokenizer.encode(before + prompt_bytes(reply)).tolist())
     if len(ids) < 2 or gpt.shape.seq_len < 2:

@@ -98,12 +98,15 @@ class Subject:
         """Return a note if the last token depends on a space at the end of the text, "" if not or if the text is cut.
 
         What a model predicts after a split that its training text does not have means little. `generate` takes such
-        tokens back (token healing, see `gpt_core.generation.prompt`); views show the text as it is.
+        tokens back (token healing, see `gpt_core.generation.prompt`); views show the text as it is. There is no note
+        where the ids are not those of their decoded text: the tokenizer is lossy, or they hold ends of documents.
         """
         if max(self.total, len(self.eval_ids)) > len(self.ids):
             return ""
         ids = self.ids.tolist()
         text = self.tokenizer.decode(ids)
+        if with_bos(self.tokenizer, self.tokenizer.encode(text).tolist()) != ids:
+            return ""
         ends_with_space = text.endswith(b" ")
         longer = with_bos(self.tokenizer, self.tokenizer.encode(text + (b"a" if ends_with_space else b" ")).tolist())
         if longer[: len(ids)] == ids:

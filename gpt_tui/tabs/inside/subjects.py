@@ -48,10 +48,31 @@ class Held(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """Beginning of an eval text as tokens of one tokenizer."""
+    """Beginning of an eval text as tokens of one tokenizer. `is_open`: it begins inside a document."""
 
     ids: NDArray[np.int32]
     tokenizer: Tokenizer
+    is_open: bool
+
+    def ids_of(self, tokenizer: Tokenizer) -> NDArray[np.int32]:
+        """Return the same documents as tokens of another tokenizer.
+
+        Raises:
+            ConfigError: Its own tokenizer is lossy, so that the text is unknown.
+        """
+        if tokenizer.sha256 == self.tokenizer.sha256:
+            return self.ids
+        if not self.tokenizer.is_lossless:
+            raise ConfigError(
+                f"no probe: its text is known in tokens of the first model's tokenizer {self.tokenizer.name} alone, "
+                "which is lossy; choose another text (s)"
+            )
+        is_eos = self.ids == self.tokenizer.EOS
+        follows_end = np.concatenate([[not self.is_open], is_eos[:-1]])  # `<bos>` and `<eos>` may be one id
+        parts = np.split(self.ids, np.flatnonzero(is_eos & ~follows_end) + 1)
+        texts = [self.tokenizer.decode(part.tolist()) for part in parts]
+        ends = np.cumsum([len(text) for text in texts[:-1]], dtype=np.int64)  # the last one is incomplete, or empty
+        return tokenizer.encode_documents(b"".join(texts), ends, self.is_open)[0]
 
 
 class SubjectSource:
@@ -115,9 +136,7 @@ class SubjectSource:
         """
         tokenizer, room = held.bundle.tokenizer, min(held.gpt.shape.seq_len, MAX_TOKENS)
         if choice.kind == "probe":
-            probe = self._probe(first or held, progress)
-            same = probe.tokenizer.sha256 == tokenizer.sha256
-            ids = probe.ids if same else tokenizer.encode(probe.tokenizer.decode(probe.ids.tolist()))
+            ids = self._probe(first or held, progress).ids_of(tokenizer)
             total = min(len(ids), room)
         else:
             ids = np.array(with_bos(tokenizer, tokenizer.encode(prompt_bytes(choice.text)).tolist()), np.int32)
@@ -138,10 +157,10 @@ class SubjectSource:
         if key not in self._probes:
             try:
                 text = held.live.probe if held.live is not None else eval_text_of_run(bundle, progress)[0]
-                ids = text.read(0, MAX_EVAL_TOKENS)
+                ids, is_open = text.read(0, MAX_EVAL_TOKENS), not len(text.document_starts(0, 1))
             except (CheckpointError, CorpusError) as error:
                 raise ConfigError(f"no probe: {error.reason}; choose another text (s)") from None
-            self._probes[key] = Probe(ids, bundle.tokenizer)
+            self._probes[key] = Probe(ids, bundle.tokenizer, is_open)
         return self._probes[key]
 
 
