@@ -13,11 +13,14 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import ClassVar
 
-from textual import events
+from textual import events, on
 from textual.app import SystemCommand
 from textual.binding import BindingType
 from textual.driver import Driver
 from textual.screen import Screen
+from textual.widgets import Input, TextArea
+from textual.widgets.input import Selection as InputSelection
+from textual.widgets.text_area import Selection as TextSelection
 
 from gpt_core.config.settings import Settings
 from gpt_core.distributed.communicator import RankError
@@ -218,6 +221,13 @@ class GptApp(OrderedKeysApp):
         folder = models_dir if os.access(models_dir, os.W_OK | os.X_OK) else Path.cwd()
         return super().deliver_screenshot(filename, path or str(folder), time_format)
 
+    @on(events.DeliveryComplete)
+    def _name_screenshot(self, event: events.DeliveryComplete) -> None:
+        """Name the file of a screenshot as it is: the handler of `App` takes [brackets] in it for markup."""
+        if event.name == "screenshot" and event.path is not None:
+            event.prevent_default()
+            self.notify(f"saved {one_line(str(event.path))}", title="Screenshot", markup=False)
+
     def watch_theme(self, theme: str) -> None:
         """Remember a theme that was picked in the palette."""
         if self._remember_theme is None or not self.is_running or theme == self._remembered_theme:
@@ -273,6 +283,8 @@ class GptApp(OrderedKeysApp):
             return
         drained = self.controller.drain()
         self.main.show()
+        if self.controller.run.diverging is None:
+            self.main.banner.withdraw("divergence")
         ends = any(isinstance(event, RunFinished) for event in drained.notable)
         for event in drained.notable:
             if not (ends and isinstance(event, CheckpointSaved)):  # the end of the run is announced with its checkpoint
@@ -285,20 +297,19 @@ class GptApp(OrderedKeysApp):
     def _announce(self, event: AnyEvent) -> None:
         match event:
             case CheckpointSaved(path=path, step=step):
-                if self.main.banner.is_about_save:
-                    self.main.banner.say("")
+                self.main.banner.withdraw("save")
                 if self.controller.take_requested_save(event):
                     self.notify(f"saved {one_line(PurePath(path).stem)} at step {integer(step)}", markup=False)
             case SaveFailed(error=error):
                 self.notify(one_line(error), title=NOT_SAVED, severity="error", timeout=15, markup=False)
-                self.main.banner.say(f"{NOT_SAVED}: {error}", "bad", is_about_save=True)
+                self.main.banner.say(f"{NOT_SAVED}: {error}", "bad", about="save")
             case LogFailed():
                 self.notify(one_line(log_failure(event)), severity="warning", timeout=15, markup=False)
             case EvalCompleted(step=step) if (found := self.controller.run.used_up) and found.step == step:
                 self.notify(advice(self.controller.run), title="text used up", timeout=30, markup=False)
             case LossDiverged(step=step):
                 text = f"step {integer(step)}: {divergence(event)}"
-                self.main.banner.say(text, "bad")
+                self.main.banner.say(text, "bad", about="divergence")
                 if self.main.tab != "train":
                     self.notify(text, title="training is diverging", severity="error", timeout=15, markup=False)
             case RunFinished(reason=reason, step=step) if self._exit_code is None:
@@ -394,7 +405,7 @@ class GptApp(OrderedKeysApp):
             else:
                 keys = shown_keys(keymap_of(self))
                 choices = f"({keys['train']}, then {keys['save']}: try again; {keys['request_quit']}: quit)"
-                self.main.banner.say(f"{NOT_SAVED} {choices}", "bad", is_about_save=True)
+                self.main.banner.say(f"{NOT_SAVED} {choices}", "bad", about="save")
 
         self.main.ask_about_unsaved_run(answered)
 
@@ -414,9 +425,17 @@ class GptApp(OrderedKeysApp):
 
     def action_interrupt(self) -> None:
         """Copy the selected text, else save and quit."""
+        field = self.screen.focused
         if selected := self.screen.get_selected_text():
-            self.copy_to_clipboard(selected)
             self.screen.clear_selection()
+        elif isinstance(field, Input):
+            selected = field.selected_text
+            field.selection = InputSelection.cursor(field.selection.end)
+        elif isinstance(field, TextArea):
+            selected = field.selected_text
+            field.selection = TextSelection.cursor(field.selection.end)
+        if selected:
+            self.copy_to_clipboard(selected)
             self.notify("copied (Ctrl+C again: save and quit)")
         else:
             self.quit(EXIT_INTERRUPTED)

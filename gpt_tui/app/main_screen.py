@@ -239,6 +239,7 @@ class MainScreen(Screen[None]):
         if request := self._controller.request:
             self._models.use_folder(request.settings.models_dir)
             self.checkpoints.include_folder(request.settings.models_dir)
+            self.runs.include_folder(Path(request.settings.models_dir))
         self.go("train")
         self.show(at_once=True)
 
@@ -252,12 +253,19 @@ class MainScreen(Screen[None]):
     @on(TrainTab.SurpriseRequested)
     def _surprise_requested(self, message: TrainTab.SurpriseRequested) -> None:
         message.stop()
-        self._color_sample(message.sample)
+        self._color_sample(message.sample, self._folder_of_ended_run())
 
     @on(RunsTab.SurpriseRequested)
     def _surprise_in_run_requested(self, message: RunsTab.SurpriseRequested) -> None:
         message.stop()
         self._color_sample(message.sample, None if is_own_run(message.run) else message.run.folder)
+
+    def _folder_of_ended_run(self) -> Path | None:
+        """Return the folder of the run that is shown, if it has ended and another folder was chosen since."""
+        request = self._controller.request
+        if self._controller.alive or request is None or request.settings.models_dir == self._models.models_dir:
+            return None
+        return Path(request.settings.models_dir)
 
     def _color_sample(self, sample: Sample, folder: Path | None = None) -> None:
         """Color a sample by surprise, and continue it in Chat.
@@ -291,6 +299,7 @@ class MainScreen(Screen[None]):
         message.stop()
         self._models.use_folder(message.settings.models_dir)
         self.checkpoints.show_folder(message.settings.models_dir)
+        self.runs.include_folder(Path(message.settings.models_dir))
         if self._controller.run.started is None:
             self.query_one(HeaderBar).show_model(model_name(RunPreview(message.settings, message.preset_name)))
 

@@ -15,6 +15,7 @@ from textual.widgets import Input, Select, Static
 
 from gpt_core.config.presets import PRESETS
 from gpt_tui.new_run.fields import SetupField, note, setup_fields, with_linked
+from gpt_tui.shared.bindings import release_keys
 from gpt_tui.shared.pasting import LineInput
 
 PRESET = SetupField("preset", "", tuple(PRESETS))
@@ -96,7 +97,11 @@ class SetupForm(VerticalScroll, can_focus=False, inherit_bindings=False):
     async def show_fields(self, preset_name: str, texts: Mapping[str, str]) -> None:
         """Mount the fields with their values, the preset and then all settings; none if the app is ending."""
         self._preset_name, self._texts = preset_name, dict(texts)
-        await self._boxes.mount_all(self._box(field) for field in self._fields)
+        boxes = [self._box(field) for field in self._fields]
+        await self._boxes.mount_all(boxes)
+        for box in boxes:
+            if isinstance(box, LineInput) and box.is_attached:
+                release_keys(box, "setup", "everywhere")
 
     def _box(self, field: SetupField) -> Input | Dropdown:
         text = self._preset_name if field is PRESET else self._texts[field.name]

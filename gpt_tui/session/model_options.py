@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,7 +87,10 @@ def checkpoint_name(path: Path, folder: Path) -> str:
     The folder is relative to `folder`, or else to the working folder, if it is below one of them.
     """
     path = path.with_suffix("")
-    for base in (folder, Path.cwd()):
+    bases = [folder]
+    with suppress(FileNotFoundError):  # the working folder was deleted
+        bases.append(Path.cwd())
+    for base in bases:
         if path.is_relative_to(base):
             return one_line(str(path.relative_to(base)))
     return one_line(str(path) if not path.is_absolute() else f"{path.parent.name}/{path.name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from gpt_core.checkpoints.folders import numbered_folders
@@ -24,8 +25,8 @@ def overfit_folder(models_dir: str) -> Path:
 
 def _may_be_replaced(folder: Path) -> bool:
     """Return True if a folder is absent, or holds only checkpoints and the log of self-tests."""
-    if not folder.is_dir():
-        return not folder.exists() and not folder.is_symlink()
+    if not os.path.isdir(folder):  # unlike `Path.is_dir`, also where the folder above cannot be entered
+        return not os.path.lexists(folder)
     store = CheckpointStore(folder)
     if named := store.list_named():
         return all(isinstance(found, CheckpointInfo) and found.settings.overfit_tiny for found in named)

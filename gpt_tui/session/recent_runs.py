@@ -1,4 +1,4 @@
-"""Recent runs for the home screen: the runs below the folder, and the newest sample of one of them."""
+"""Recent runs for the start screen: the runs below the folder, and the newest sample of one of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class RecentRuns(NamedTuple):
 
 def read_recent_runs(models_dir: str, around: Path) -> RecentRuns:
     """Find runs and their newest sample. Reads logs, so call it in a worker thread."""
-    runs = tuple(RunFinder(Path(models_dir), around).find()[:MAX_RECENT])
+    runs = tuple(RunFinder((Path(models_dir), around)).find()[:MAX_RECENT])
     for run in runs:
         if sample := newest_sample(run.path):
             return RecentRuns(runs, sample, run.folder)

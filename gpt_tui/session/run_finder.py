@@ -123,17 +123,21 @@ def is_in_training(holder: LockHolder | None, updated_at: float) -> bool:
 
 @dataclass
 class RunFinder:
-    """Finds runs repeatedly; a log is read only once, and then its new lines. Not thread-safe."""
+    """Finds runs repeatedly; a log is read only once, and then its new lines. Not thread-safe.
 
-    models_dir: Path
-    around: Path
+    Attributes:
+        places: Folders that are searched, with those below them. May be replaced by another thread.
+        watched: Folder that is listed first.
+    """
+
+    places: Sequence[Path]
     watched: Path | None = None
     _summaries: dict[Path, LogSummary] = field(default_factory=dict)
     _facts: dict[Path, tuple[object, CheckpointFacts]] = field(default_factory=dict)
 
     def find(self) -> list[RunInfo]:
         """Return the runs: the watched folder first, then those in training, then the last updated first."""
-        folders = log_folders([self.models_dir, self.around])
+        folders = log_folders(self.places)
         if self.watched and not any(is_same_folder(folder, self.watched) for folder in folders):
             folders.insert(0, self.watched)
         runs = [self._run(folder) for folder in folders]
@@ -255,14 +259,18 @@ def log_updated_at(folder: Path) -> float:
 def log_folders(places: Iterable[Path], limit: int = MAX_RUNS) -> list[Path]:
     """Return the folders with a log, at these places and below them, nearest first.
 
-    Bounded in depth and number. Hidden folders are skipped, links are not followed.
+    Bounded in depth and number: of more than `limit`, those in training and the last updated ones. Hidden folders are
+    skipped, links are not followed.
     """
     waiting = deque((place, 0) for place in places)
     found: list[Path] = []
     seen: set[str] = set()
-    while waiting and len(found) < limit and len(seen) < MAX_FOLDERS:
+    while waiting and len(seen) < MAX_FOLDERS:
         folder, depth = waiting.popleft()
-        real = os.path.realpath(folder)
+        try:
+            real = os.path.realpath(folder)
+        except OSError:  # a relative path, and the working folder was deleted
+            continue
         if real in seen:
             continue
         seen.add(real)
@@ -271,6 +279,10 @@ def log_folders(places: Iterable[Path], limit: int = MAX_RUNS) -> list[Path]:
             found.append(folder)
         if depth < MAX_DEPTH:
             waiting.extend((folder / name, depth + 1) for name in below)
+    if len(found) > limit:
+        ranked = sorted(found, key=lambda place: (is_trained_in(place), log_updated_at(place)), reverse=True)
+        kept = set(ranked[:limit])
+        found = [place for place in found if place in kept]
     return found
 
 
@@ -291,4 +303,7 @@ def _entries(folder: Path) -> tuple[list[str], bool]:
 
 def is_same_folder(folder: Path, other: Path) -> bool:
     """Return True if two paths lead to one folder."""
-    return os.path.realpath(folder) == os.path.realpath(other)
+    try:
+        return os.path.realpath(folder) == os.path.realpath(other)
+    except OSError:  # a relative path, and the working folder was deleted
+        return folder == other

@@ -180,7 +180,10 @@ def kept_files(request: RunRequest, saved_in: Set[Path] = frozenset()) -> str:
 
 def shown_path(path: Path) -> str:
     """Return a path that is safe to show, relative to the working folder where that is shorter."""
-    absolute, here = str(path.absolute()), f"{Path.cwd()}/"
+    try:
+        absolute, here = str(path.absolute()), f"{Path.cwd()}/"
+    except FileNotFoundError:  # the working folder was deleted
+        return one_line(str(path))
     return one_line(absolute.removeprefix(here))
 
 

@@ -196,7 +196,7 @@ def size(number: float) -> str:
     if abs(number) >= 1e15:
         return f"{scientific(number)} B"
     for bound, suffix in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if number >= bound:
+        if number >= bound * 0.9995:  # which is rounded to one of this unit, not to 1000 of the smaller one
             scaled = number / bound
             return f"{scaled:.{0 if scaled >= 99.5 else 1}f} {suffix}"
     return f"{number:.0f} B"

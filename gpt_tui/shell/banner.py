@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from textual.content import Content
 from textual.widgets import Static
 
 from gpt_tui.shared.rows import Tone
 from gpt_tui.shared.sanitize import one_line
 
+About = Literal["", "save", "divergence"]
 SIGNS = {"good": "✓", "bad": "✗", "plain": "•", "dim": "•"}
 
 
@@ -16,21 +19,27 @@ class Banner(Static):
 
     Attributes:
         text: The line.
-        is_about_save: True if it says that a run is not saved, which the next save makes untrue.
+        about: What makes the line untrue once it is over: a failed save, until the next one; a divergence, until the
+            train loss has recovered; "" for any other line.
     """
 
     def __init__(self, *, id: str) -> None:
         super().__init__(id=id, markup=False)
         self.text = ""
-        self.is_about_save = False
+        self.about: About = ""
 
-    def say(self, text: str, tone: Tone = "plain", *, is_about_save: bool = False) -> None:
+    def say(self, text: str, tone: Tone = "plain", *, about: About = "") -> None:
         """Show a line; an empty one hides the banner."""
-        self.text, self.is_about_save = one_line(text), is_about_save
+        self.text, self.about = one_line(text), about
         self.display = bool(text)
         for name in SIGNS:
             self.set_class(name == tone, f"-{name}")
         self.update(Content(f"{SIGNS[tone]} {self.text}"))
+
+    def withdraw(self, about: About) -> None:
+        """Hide the banner if its line is about this."""
+        if self.about == about:
+            self.say("")
 
     def on_mount(self) -> None:
         """Hide the empty banner."""

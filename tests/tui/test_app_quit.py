@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
+from textual.widgets import Input
 
 from gpt_tui.session.phase import Phase
 from gpt_tui.shared.dialogs import ChoiceScreen
@@ -72,6 +73,23 @@ async def test_ctrl_c_saves_with_a_banner_and_exits_with_130(tmp_path: Path, tab
         await bench.until(lambda: bench.app._exit)
     assert bench.app.return_code == 130
     assert len(bench.opener.trainers[0].saved) == 1
+
+
+async def test_ctrl_c_copies_what_is_selected_in_a_field_before_it_quits(tmp_path: Path):
+    async with running_app(tmp_path) as bench:
+        await bench.pilot.press("f3", *"It was")
+        await bench.pilot.press("shift+home", "ctrl+c")
+        assert bench.app.clipboard == "It was"
+        await bench.pilot.press("f2", "u")
+        screen = await bench.until_set_up()
+        screen.query_one("#setting-models_dir", Input).focus()  # selects its text
+        await bench.until(lambda: screen.focused.id == "setting-models_dir")
+        await bench.pilot.press("ctrl+c")
+        assert bench.app.clipboard == str(tmp_path)
+        assert not bench.app._exit
+        await bench.pilot.press("ctrl+c")
+        await bench.until(lambda: bench.app._exit)
+    assert bench.app.return_code == 130
 
 
 async def test_ctrl_c_works_in_a_dialog_and_pressed_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

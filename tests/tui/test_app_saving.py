@@ -82,7 +82,7 @@ async def test_a_run_started_beside_another_leaves_it_unchanged(tmp_path: Path):
     async with real_app(tmp_path, max_steps=3) as bench:
         await bench.until_seen("Resume (step 20")
         await bench.pilot.press("s")
-        await bench.until_seen("b  Start beside it, in")
+        await bench.until_seen("b  Start in a new folder,")
         await bench.pilot.press("b")
         await bench.until(lambda: bench.app.controller.run.started is not None)
         await bench.until_phase(Phase.FINISHED)
@@ -172,6 +172,11 @@ def test_a_self_test_does_not_replace_foreign_files(tmp_path: Path, what: str):
             train(tiny_settings(tmp_path, models_dir=str(folder), max_steps=1))
             (folder / LATEST).unlink()
     assert overfit_folder(str(tmp_path)).name == "overfit-2"
+
+
+def test_a_folder_that_cannot_be_looked_at_is_left_to_the_run_to_report(tmp_path: Path):
+    beyond = tmp_path / ("x" * 300)  # an error of `stat`, as a folder of another user gives
+    assert overfit_folder(str(beyond)) == beyond / "overfit"
 
 
 @pytest.mark.slow

@@ -92,3 +92,17 @@ async def test_text_of_other_layouts_is_typed_unchanged(tmp_path: Path):
     async with running_app(tmp_path) as bench:
         await bench.pilot.press("с", *"Привет S σ")
         assert bench.app.main.query_one("#prompt", PromptArea).text == "Привет S σ"
+
+
+@pytest.mark.parametrize("key", ["ctrl+u", "ctrl+k", "ctrl+w"])
+async def test_a_key_that_edits_text_by_default_can_be_a_key_of_chat_and_of_the_set_up_screen(tmp_path: Path, key: str):
+    preferences = Preferences(keys={"chat.clear": key, "setup.back": key})
+    async with running_app(tmp_path, preferences=preferences) as bench:
+        await bench.pilot.press("f3", "I")
+        prompt = bench.app.main.query_one(PromptArea)
+        assert key not in prompt._bindings.key_to_bindings
+        assert "ctrl+left" in prompt._bindings.key_to_bindings
+        await bench.pilot.press("f2", "u")
+        screen = await bench.until_set_up()
+        await bench.pilot.press(key)
+        await bench.until(lambda: bench.app.screen is not screen)

@@ -91,6 +91,8 @@ def test_one_line_has_no_line_break_and_a_maximum_length():
         (clock(75), "1:15"),
         (clock(3675), "1:01:15"),
         (size(220_200_960), "220 MB"),
+        (size(999_600), "1.0 MB"),
+        (size(999_400), "999 kB"),
         (bar(0.5, 4), "━━──"),
         (bar(0.625, 4), "━━╸─"),
         (bar(7.0, 4), "━━━━"),

@@ -23,7 +23,9 @@ from gpt_tui.session import log_reader, run_finder
 from gpt_tui.session.log_reader import NO_EVALUATION, BestEvaluation, LogFollower, LogSummary, LogTail
 from gpt_tui.session.run_events import MAX_EVALUATIONS, advance_all
 from gpt_tui.session.run_finder import RunFinder, RunStatus, folder_of_interest, log_folders, run_status
+from gpt_tui.session.run_preview import shown_path
 from gpt_tui.session.run_state import RunState
+from gpt_tui.tabs.runs.presenter import name_of
 from tests.tui.log_samples import LOG, lines, run_events, write_log
 from tests.tui.samples import scored, started, step
 
@@ -289,7 +291,9 @@ def test_hidden_linked_and_deep_folders_are_skipped(tmp_path: Path) -> None:
 def test_the_number_of_listed_folders_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(30):
         write_log(tmp_path / f"{number:02}", run_events(2))
-    assert len(log_folders([tmp_path], limit=10)) == 10
+        os.utime(tmp_path / f"{number:02}" / LOG, (number, number))
+    newest = [f"{number:02}" for number in range(20, 30)]
+    assert [folder.name for folder in log_folders([tmp_path], limit=10)] == newest
     monkeypatch.setattr(run_finder, "MAX_FOLDERS", 6)
     assert len(log_folders([tmp_path])) == 5
 
@@ -299,7 +303,7 @@ def test_unreadable_entries_do_not_hide_other_runs(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / LOG)
     (tmp_path / "odd" / LOG).mkdir(parents=True)
     (tmp_path / "file").write_text("no folder")
-    runs = RunFinder(tmp_path, tmp_path / "absent").find()
+    runs = RunFinder((tmp_path, tmp_path / "absent")).find()
     assert [run.folder.name for run in runs] == ["good"]
 
 
@@ -308,7 +312,7 @@ def test_a_run_without_an_end_and_without_a_process_has_crashed(tmp_path: Path) 
     (tmp_path / "crashed" / ".lock").write_text(f"{os.getpid()}\n")
     write_log(tmp_path / "done", run_events(5), age_s=60)
     write_log(tmp_path / "stopped", run_events(5, end="stopped"), age_s=90)
-    runs = RunFinder(tmp_path, tmp_path).find()
+    runs = RunFinder((tmp_path, tmp_path)).find()
     assert [(run.folder.name, run.status) for run in runs] == [
         ("crashed", RunStatus.CRASHED), ("done", RunStatus.FINISHED), ("stopped", RunStatus.STOPPED),
     ]  # fmt: skip
@@ -332,7 +336,7 @@ def test_a_watched_folder_is_listed_first_even_without_a_log(tmp_path: Path) -> 
     write_log(tmp_path / "models", run_events(5))
     watched = tmp_path / "elsewhere"
     watched.mkdir()
-    finder = RunFinder(tmp_path / "models", tmp_path / "models", watched)
+    finder = RunFinder((tmp_path / "models",), watched)
     assert [(run.folder, run.status) for run in finder.find()] == [
         (watched, RunStatus.WAITING), (tmp_path / "models", RunStatus.FINISHED),
     ]  # fmt: skip
@@ -359,3 +363,15 @@ def test_the_default_folder_to_watch_is_in_training_or_was_updated_last(tmp_path
             write_log(models, events, age_s=1)
             assert folder_of_interest(models, tmp_path) == models
     assert folder_of_interest(models, tmp_path) == models
+
+
+def test_names_of_runs_are_known_when_the_working_folder_was_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_log(tmp_path / "models", run_events(2))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / "work").rmdir()
+    (run,) = RunFinder((tmp_path / "models", Path())).find()
+    assert name_of(run.folder) == shown_path(run.folder) == str(tmp_path / "models")
+    assert shown_path(Path("models")) == "models"

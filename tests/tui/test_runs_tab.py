@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from textual.app import App, ComposeResult
+from textual.widgets import Input
 
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.settings import GROUP_RATES
@@ -18,6 +19,7 @@ from gpt_tui.app.app import GptApp
 from gpt_tui.session.run_finder import RunInfo, RunReader, RunStatus
 from gpt_tui.tabs.runs.compare_charts import CompareCharts, OverlayLegend
 from gpt_tui.tabs.runs.pane import FIND_EVERY, RunsTab
+from gpt_tui.tabs.runs.run_detail import RunDetail
 from gpt_tui.tabs.runs.runs_table import RunsTable
 from tests.tui.app_bench import AppBench, running_app
 from tests.tui.conftest import PassHours, Snapshot
@@ -144,6 +146,34 @@ async def test_pointing_at_the_chart_shows_the_sample_of_that_step() -> None:
         await go_there(bench, "It was the 600 cats that sat")
         await bench.pilot.hover("#runs-charts", offset=(22, 5))
         await bench.until_seen("It was the 100 cats that sat")
+
+
+async def test_another_run_under_a_cursor_of_the_chart_has_its_sample_of_that_step() -> None:
+    write_log(MODELS, run_events(600), age_s=HOUR_S)
+    write_log(Path("second"), run_events(600, seed=1), age_s=2 * HOUR_S)
+    async with running_app(MODELS, size=(120, 40)) as bench:
+        await go_there(bench, "It was the 600 cats that sat")
+        await bench.pilot.hover("#runs-charts", offset=(22, 5))
+        await bench.until_seen("It was the 100 cats that sat")
+        await bench.pilot.press("down")
+        await bench.until(lambda: pane(bench).query_one(RunsTable).selected.folder == Path("second"))
+        await bench.until(lambda: (sample := pane(bench).query_one(RunDetail).current_sample) and sample.step == 100)
+
+
+async def test_runs_of_a_folder_that_is_chosen_in_the_app_are_listed_beside_the_others(tmp_path: Path) -> None:
+    write_log(MODELS, run_events(600), age_s=HOUR_S)
+    outside = tmp_path.with_name(f"{tmp_path.name}-outside")  # not below the working folder
+    async with running_app(MODELS, size=(120, 40)) as bench:
+        await go_there(bench, "600 of 600")
+        await bench.pilot.press("f2", "u")
+        screen = await bench.until_set_up()
+        screen.query_one("#setting-models_dir", Input).value = str(outside)
+        await bench.pilot.press("ctrl+t")
+        await bench.until_step(1)
+        write_log(outside, run_events(400, seed=1))
+        await bench.pilot.press("f5")
+        await bench.until(lambda: len(pane(bench)._runs) == 2)
+        assert {os.path.realpath(folder) for folder in pane(bench)._runs} == {str(outside), str(tmp_path / "models")}
 
 
 # -- several runs

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from textual import events
-from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import TextArea
 
+from gpt_tui.shared.bindings import release_keys
 from gpt_tui.shared.formatting import integer
-from gpt_tui.shared.keymap import keys_of
 from gpt_tui.shared.pasting import pasted_text
 
 MAX_PROMPT_CHARACTERS = 1 << 16  # the model reads only the end of a text that is longer than its context
 
 
-def _editing_bindings() -> list[BindingType]:
-    """Return the bindings of `TextArea` without the keys that the Chat tab uses, except the arrow keys."""
-    taken = {name for key in keys_of("chat", "everywhere") for name in key.keys.split(",")} - {"up", "down"}
-    return [binding for binding in Binding.make_bindings(TextArea.BINDINGS) if binding.key not in taken]
-
-
-class PromptArea(TextArea, inherit_bindings=False):
+class PromptArea(TextArea):
     """Text area without line numbers. Posts `Submitted` on Enter and `LineLeft` at its first and last line."""
-
-    BINDINGS: ClassVar[list[BindingType]] = _editing_bindings()
 
     class Submitted(Message):
         """Enter was pressed."""
@@ -45,6 +34,10 @@ class PromptArea(TextArea, inherit_bindings=False):
         super().__init__(
             id=id, placeholder=placeholder, show_line_numbers=False, tab_behavior="focus", highlight_cursor_line=False
         )
+
+    def on_mount(self) -> None:
+        """Leave the keys of the Chat tab to it, but for the arrow keys, which leave the text at its ends."""
+        release_keys(self, "chat", "everywhere", but=("up", "down"))
 
     def show(self, text: str) -> None:
         """Replace the text and put the cursor at its end."""

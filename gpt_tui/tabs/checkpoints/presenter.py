@@ -16,6 +16,7 @@ from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import parameter_count
 from gpt_core.text.synthetic import is_synthetic
 from gpt_tui.session.outcome_text import ENDINGS
+from gpt_tui.session.run_finder import is_same_folder
 from gpt_tui.session.run_preview import shown_path
 from gpt_tui.shared.formatting import (
     PART_MARK,
@@ -386,6 +387,6 @@ def deletion_question(
         lines.append("! This is the best model of its run, which the chat uses.")
     elif to_chat == [file.found] and not to_resume:
         lines.append("! This is the only usable model in its folder.")
-    if running_in is not None and running_in.absolute() == file.stamp.path.parent.absolute():
+    if running_in is not None and is_same_folder(running_in, file.stamp.path.parent):
         lines.append("! The current run saves in this folder.")
     return "\n".join(lines)

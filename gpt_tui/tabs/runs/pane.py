@@ -97,7 +97,7 @@ class RunsTab(Container):
         super().__init__(id=id)
         self._models_dir = models_dir
         self._watched = watched
-        self._reader = RunReader(RunFinder(models_dir, Path(), watched))
+        self._reader = RunReader(RunFinder((models_dir, Path()), watched))
         self._runs: dict[Path, RunInfo] = {}
         self._histories: dict[Path, RunState] = {}
         self._marks: dict[Path, int] = {}
@@ -127,6 +127,14 @@ class RunsTab(Container):
         self._polls = 0
         self._poll()
         return self.query_one(RunsTable)
+
+    def include_folder(self, models_dir: Path) -> None:
+        """List the runs of another models folder as well, which the next run has."""
+        self._models_dir = models_dir
+        finder = self._reader.finder
+        if models_dir not in finder.places:
+            finder.places = (models_dir, *finder.places)
+            self._polls = 0  # finds its runs at the next poll
 
     @property
     def charts(self) -> RunCharts | None:

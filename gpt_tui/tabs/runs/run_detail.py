@@ -66,7 +66,10 @@ class RunDetail(Horizontal):
         """Show the run as read so far."""
         self._history = history
         self.charts.show(history)
-        self.query_one(SamplesPanel).show(history)
+        samples = self.query_one(SamplesPanel)
+        samples.show(history)
+        if self.charts.view.cursor is not None:  # it remains where it is for another run, and while a log is read
+            samples.point_at(self.pointed_step)
         self.query_one(LogPanel).show(history)
         status = self.query_one(LogStatus)
         status.state = history
