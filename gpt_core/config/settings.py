@@ -189,7 +189,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     ] = 0.005
     patience: Annotated[
         Count,
-        Meta(description="stop after N evaluations without improvement since warm-up (0: never)"),
+        Meta(description="after warm-up, stop after N evaluations without improvement (0: never)"),
     ] = 15
     patience_min_steps: Annotated[Count, Meta(description="minimum steps without improvement before such a stop")] = 0
     epsilon: Annotated[NonNegative, Meta(description="stop when the mean step loss of an epoch falls below this")] = (
@@ -204,7 +204,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     # 0 in checkpoints of earlier versions, which do not hold it
     eval_tokens: Annotated[
         Count,
-        Meta(description="eval tokens scored between epochs; all after epochs, at the end (0: all)"),
+        Meta(description="eval tokens scored within an epoch (0: all); all are scored after epochs"),
     ] = 0
     sample_prompt: Annotated[
         str, Meta(description="prompt of the sample at each evaluation (empty: words of the eval text)")

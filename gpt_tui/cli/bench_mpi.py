@@ -1,4 +1,4 @@
-"""`mpiexec -n 2 gpt-tui bench --mpi`: exchange of gradients between ranks, and whether more machines would pay."""
+"""`mpiexec -n 2 gpt-tui bench --mpi`: exchange of gradients between ranks, and whether more machines are worthwhile."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def prediction_lines(found: ExchangeBenchmark) -> list[str]:
 
 
 def advice_text(step: MeasuredStep, ranks: int) -> str:
-    """Return a sentence that says if another machine would pay on this network."""
+    """Return a sentence that says if adding a machine is worthwhile on this network."""
     advice = advise(step.costs, step.network, ranks)
     best = best_text(advice, ranks)
     if (following := advice.next) is None:
@@ -105,17 +105,17 @@ def advice_text(step: MeasuredStep, ranks: int) -> str:
     now = advice.now
     ratio = f"{following.ranks} ranks are predicted to train {following.tokens_per_s / now.tokens_per_s:.2f} times as"
     more = following.ranks - ranks
-    who = "another machine" if more == 1 else f"{more} more machines"
+    who = "another machine is" if more == 1 else f"{more} more machines are"
     why = (
         ""
         if more == 1
         else f"; fewer than {following.ranks} ranks leave {now.micro_batches} micro-batches to one of them"
     )
     if advice.pays:
-        return f"{who} would pay: {ratio} fast as {ranks}{why}"
+        return f"{who} worthwhile: {ratio} fast as {ranks}{why}"
     exposed = (following.exchange_s - following.hidden_s) / following.step_s
     return (
-        f"{who} would not pay on this network: {ratio} fast as {ranks}, waiting for the exchange "
+        f"{who} not worthwhile on this network: {ratio} fast as {ranks}, waiting for the exchange "
         f"{percent(exposed)} of the time{best}; sync_every_steps=N exchanges once in N steps instead"
     )
 

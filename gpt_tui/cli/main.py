@@ -159,7 +159,7 @@ def add_settings(
     parser.add_argument("--preset", metavar="NAME", help=text)
     text = "settings from a file, as printed by `gpt-tui config`; relative paths in it are relative to its folder"
     parser.add_argument("--config", metavar="FILE.toml", help=text)
-    text = "change a setting; may be repeated"
+    text = "change a setting (`gpt-tui config` lists them all); may be repeated"
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], dest="assignments", help=text)
     for option, metavar, text in (
         ("--seed", "N", "random seed of the initial weights and the shuffling"),
@@ -191,11 +191,16 @@ def add_texts(parser: Parser, options: Mapping[str, str], *, has_files: bool = F
     parser.add_argument("--encoding", metavar="NAME", help=text)
 
 
-def add_training(parser: Parser) -> None:
-    """Add the options of `gpt-tui` without a command, and of `gpt-tui train`."""
+def add_app(parser: Parser) -> None:
+    """Add the options of `gpt-tui` without a command."""
+    add_training(parser, "train without the app; same as `gpt-tui train`", "with --train-only: ")
+
+
+def add_training(parser: Parser, train_only: str = argparse.SUPPRESS, when: str = "") -> None:
+    """Add the options of `gpt-tui train`, with the help of `--train-only`, and when `--json` can be used."""
     parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
-    parser.add_argument("--train-only", action="store_true", help="train without the app; same as `gpt-tui train`")
-    parser.add_argument("--json", action="store_true", help="with --train-only: print one JSON object per line")
+    parser.add_argument("--train-only", action="store_true", help=train_only)
+    parser.add_argument("--json", action="store_true", help=f"{when}print one JSON object per line")
     add_settings(parser)
     add_resume(parser)
     text = "let a new run replace another run's files at its first save"
@@ -352,7 +357,10 @@ def add_inspect(parser: Parser) -> None:
 
 def add_import(parser: Parser) -> None:
     """Add the options of `gpt-tui import`."""
-    text = "folder of a GPT-2 or Qwen3 model as `save_pretrained` of transformers writes it, or a GGUF file of one"
+    text = (
+        "folder of a GPT-2 model as `save_pretrained` of transformers writes it, or a GGUF file of one; or of a Qwen3 "
+        "model with as many key heads as query heads and a rope_theta of 10000, as `gpt-tui export` writes it"
+    )
     parser.add_argument("source", metavar="DIR|FILE", help=text)
     text = "checkpoint to create, which ends in .safetensors (default: models/ and the name of the source)"
     parser.add_argument("--output", metavar="FILE", help=text)
@@ -394,7 +402,7 @@ COMMANDS = {
     "config": Command("print the settings as TOML, each with its source", add_settings, "config:config"),
 }
 PRINTING = COMMANDS.keys() - {"train", "watch", "serve"}  # whose result is what they print
-APP = Command("Train a GPT on the CPU, watch it learn, and chat with it.", add_training, "train:start")
+APP = Command("Train a GPT on the CPU, watch it learn, and chat with it.", add_app, "train:start")
 
 EPILOG = (
     "commands, each with its own --help:\n"

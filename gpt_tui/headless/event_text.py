@@ -128,7 +128,7 @@ def evaluated(event: ev.EvalCompleted, history: RunState) -> tuple[str, Tone]:
 
 def started(event: ev.RunStarted) -> str:
     """Return what is trained, which weights it started with, and which checkpoint it resumes."""
-    what = {"train": "training", "overfit-tiny": "self-test: tiny overfit of"}[event.kind]
+    what = {"train": "training", "overfit-tiny": "self-test of"}[event.kind]
     start = ""
     if event.init_from:
         what = "fine-tuning" if event.kind == "train" else what

@@ -141,7 +141,7 @@ def with_last_save(error: RankError, latest: Path) -> RankError:
     """Return the error of a rank that ended the run, with the checkpoint to resume if there is one."""
     if (step := saved_step(latest)) is None:
         return error
-    saved = f"; {latest} holds step {integer(step)}, from which --resume continues on any number of ranks"
+    saved = f"; {latest} holds step {integer(step)}, from which --resume resumes the run on any number of ranks"
     return RankError(f"{error}{saved}" if str(error) else "", error.exit_code)
 
 

@@ -57,7 +57,7 @@ EFFECTS: dict[str, str] = {
     "encoding": "A wrong one turns accented letters into others: check the first words of the text in the estimate.",
     "eval_file": "Scores measure how well the model predicts this text, which it does not train on.",
     "val_frac": "Larger: more reliable scores, less text to train on.",
-    "hold_out": "Keeps the eval text for the final result: choose settings by a part of the training text.",
+    "hold_out": "Scores a held-out part of the training text; keep the eval text for the final result.",
     "document": "Documents are shuffled and separated; the model learns to end where they end.",
     "shuffle": "documents: each pass cuts the text at other places. Helps where a text is read many times.",
     "tokenizer": "How text becomes tokens. Models with different tokenizers compare by bits per byte.",

@@ -47,7 +47,7 @@ def gap_of(train_loss: float, eval_loss: float, passes: float) -> Gap | None:
         return None
     size = fixed(abs(gap), 1)
     if abs(gap) <= SMALL_GAP:
-        return Gap("train and eval loss about equal", "what it learns holds for new text")
+        return Gap("train and eval loss about equal", "it generalizes to new text")
     if gap < 0:
         return Gap(f"train loss {size} above eval loss", "the eval text is easier, or the train loss lags behind")
     amount = f"train loss {size} below eval loss"

@@ -62,8 +62,8 @@ def too_small_text(event: RunStarted) -> str:
     """Return a note if the training text of a new run is too small to learn from, else ""."""
     if event.kind != "train" or event.resumed_from or event.train_tokens >= MIN_TEXT_TOKENS:
         return ""
-    kept = ", so no best model is kept, but that of the last step" if event.eval_file == event.train_file else ""
+    kept = "; no best model is kept, only the last weights" if event.eval_file == event.train_file else ""
     return (
-        f"the training text has only {integer(event.train_tokens)} tokens: the model can memorize them, but not learn "
-        f"from them what holds for new text{kept}; use a longer text"
+        f"the training text has only {integer(event.train_tokens)} tokens: the model can memorize them, but not "
+        f"generalize from them{kept}; use a longer text"
     )

@@ -103,10 +103,10 @@ def run_exists_question(error: str, beside: str, *, can_resume: bool) -> ChoiceS
     resume = (Choice("r", "Resume this run", "resume"),) if can_resume else ()
     return ChoiceScreen(
         "This folder already has a run",
-        f"{error}. Replacing them removes them at the first save of the new run.",
+        f"{error}. If you replace them, they are deleted at the first save of the new run.",
         (
             *resume,
-            Choice("b", f"Start beside it, in {one_line(beside)}", "beside"),
+            Choice("b", f"Start in a new folder, {one_line(beside)}", "beside"),
             Choice("d", "Replace and start", "overwrite"),
         ),
         careful=True,

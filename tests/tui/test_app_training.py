@@ -14,13 +14,14 @@ import gpt_tui.tabs.train.welcome
 from gpt_core.errors import CorpusError, RunExistsError
 from gpt_core.formats.checkpoint import read_checkpoint, write_checkpoint
 from gpt_core.formats.training_state import Plan
-from gpt_core.training.events import EvalProgressed, LogFailed, SaveFailed
+from gpt_core.training.events import EvalProgressed, LogFailed, LossDiverged, SaveFailed
 from gpt_tui.charts.chart import Chart
 from gpt_tui.charts.series import nearest_row
 from gpt_tui.charts.view import ChartView
 from gpt_tui.session.phase import Phase
 from gpt_tui.session.recent_runs import RecentRuns
 from gpt_tui.session.run_finder import RunInfo, RunStatus
+from gpt_tui.session.run_state import RunState
 from gpt_tui.tabs.train.pane import TrainTab
 from tests.tui.app_bench import AppBench, running_app
 from tests.tui.conftest import PassHours
@@ -162,7 +163,7 @@ async def test_resuming_a_finished_run_asks_for_its_new_limits(
         await bench.until_seen("Train a finished run longer")
         fields = {name: bench.app.screen.query_one(f"#limit-{name}", Input) for name in suggested}
         assert {name: field.value for name, field in fields.items()} == suggested
-        for text in ("count from its first step", "max_steps in all", "max_epochs in all (1000000: no limit)"):
+        for text in ("New", "counted", "total max_steps", "total max_epochs (1000000: no limit)"):
             assert text in bench.text()
         fields["max_steps"].value = "90"
         await bench.pilot.press("enter")
@@ -181,7 +182,7 @@ async def test_the_minutes_of_a_finished_run_are_those_in_all(tmp_path: Path):
     async with running_app(tmp_path) as bench:
         await bench.until_seen("Resume (step 100")
         await bench.pilot.press("r")
-        await bench.until_seen("minutes in all (0: no limit)")
+        await bench.until_seen("total minutes (0: no limit)")
         field = bench.app.screen.query_one("#limit-minutes", Input)
         assert field.value == "2"
         field.value = "1"
@@ -396,6 +397,20 @@ async def test_a_failed_save_is_shown_until_the_next_one(tmp_path: Path):
         bench.app._announce(SaveFailed("latest", "x", 5, "disk full"))
         await bench.until_seen("✗ not saved: disk full")
         await bench.pilot.press("w")
+        await bench.until(lambda: not bench.app.main.banner.display)
+
+
+async def test_a_divergence_is_shown_until_the_train_loss_has_recovered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    found = LossDiverged(5, 30.0, 7.6)
+    async with running_app(tmp_path, size=(120, 40), autostart=True) as bench:
+        await bench.until_step(5)
+        monkeypatch.setattr(RunState, "diverging", property(lambda _: found))
+        bench.app._announce(found)
+        await bench.until_step(bench.app.controller.run.step + 20)
+        assert "step 5: " in bench.app.main.banner.text
+        monkeypatch.setattr(RunState, "diverging", property(lambda _: None))
         await bench.until(lambda: not bench.app.main.banner.display)
 
 

@@ -19,7 +19,7 @@ from tests.tui.samples import LIMITS, sampled, scored, started, step
 @pytest.mark.parametrize(
     ("train", "evaluated", "passes", "words"),
     [
-        (3.0, 3.1, 5.0, "about equal: what it learns holds for new text"),
+        (3.0, 3.1, 5.0, "about equal: it generalizes to new text"),
         (3.0, 2.9, 5.0, "about equal"),
         (3.0, 3.5, 5.0, "train loss 0.5 below eval loss: the model begins to memorize"),
         (3.0, 4.2, 5.0, "train loss 1.2 below eval loss: the model memorizes (training tokens 3.3 times as probable)"),

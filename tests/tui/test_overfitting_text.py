@@ -156,5 +156,5 @@ def test_a_text_that_is_too_small_to_learn_from_is_named_once():
 
 def test_advice_is_for_later_while_the_eval_loss_equals_the_train_loss():
     text = used_up_text(UsedUp(200, 2, 3.0, 3.1), 1_206_000, 1_190_000)
-    assert "holds for new text. What helps once the eval loss stops falling: more text" in text
+    assert "generalizes to new text. What helps once the eval loss stops falling: more text" in text
     assert "memorize. What would help: more text" in used_up_text(UsedUp(200, 2, 3.0, 3.5), 1_206_000, 1_190_000)

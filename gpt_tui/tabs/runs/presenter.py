@@ -29,7 +29,8 @@ from gpt_tui.run_view.status import (
 )
 from gpt_tui.session.curve import STEP
 from gpt_tui.session.outcome_text import why_ended
-from gpt_tui.session.run_finder import RunInfo, RunStatus
+from gpt_tui.session.run_finder import RunInfo, RunStatus, is_same_folder
+from gpt_tui.session.run_preview import shown_path
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.formatting import (
     PART_MARK,
@@ -96,8 +97,7 @@ def columns_at(width: int) -> list[tuple[int, int]]:
 
 def name_of(folder: Path) -> str:
     """Return a run's name: its folder, relative to the working folder if it is below it."""
-    absolute, here = str(folder.absolute()), f"{Path.cwd()}/"
-    return one_line(absolute.removeprefix(here)) if absolute != here[:-1] else "."
+    return "." if is_same_folder(folder, Path()) else shown_path(folder)
 
 
 def is_own_run(run: RunInfo) -> bool:
@@ -109,7 +109,7 @@ def cells(run: RunInfo, mark: int, now_s: float) -> tuple[str, ...]:
     """Return the cells of a run's row, one per column of COLUMNS."""
     status = THIS_APP if is_own_run(run) and run.status is RunStatus.LIVE else run.status.value
     started, settings, best = run.started, run.checkpoint.settings, run.best
-    preset = "" if started is None else started.preset if started.kind == "train" else "overfit"
+    preset = "" if started is None else started.preset if started.kind == "train" else "self-test"
     model = f"{preset} {short(started.parameters)}".strip() if started else ""
     batch = f"{settings.batch_size} × {settings.seq_len}" if settings else ""
     return (

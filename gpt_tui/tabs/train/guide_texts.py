@@ -19,16 +19,16 @@ TEXTS = {
     "spaces": (
         "Spaces",
         "The model has found out which tokens are frequent. Spaces and short words come first, because they occur "
-        "most. It hardly uses the words before yet.",
+        "most. It makes little use of the preceding words yet.",
     ),
     "words": (
         "Words",
-        "The loss is now far below that of token frequencies: the model uses the tokens before to complete words, "
+        "The loss is now far below that of token frequencies: the model uses the preceding tokens to complete words, "
         "and then to choose words that fit together.",
     ),
     "overfitting": (
         "Overfitting",
-        "{gap}. When the eval loss rises, more training makes it worse: more text, or dropout, helps. "
+        "{gap}. Once the eval loss rises, further training makes it worse: more text, or dropout, helps. "
         "best_model keeps the best weights.",
     ),
 }

@@ -23,15 +23,15 @@ from gpt_tui.shared.pasting import LineInput
 from gpt_tui.shared.sanitize import one_line
 
 LABELS = {
-    "max_steps": "max_steps in all (0: no limit)",
-    "minutes": "minutes in all (0: no limit)",
-    "max_epochs": f"max_epochs in all ({NO_EPOCH_LIMIT}: no limit)",
+    "max_steps": "total max_steps (0: no limit)",
+    "minutes": "total minutes (0: no limit)",
+    "max_epochs": f"total max_epochs ({NO_EPOCH_LIMIT}: no limit)",
     "patience": "patience (0: never stop early)",
-    "overfit_steps": "overfit_steps in all",
+    "overfit_steps": "total overfit_steps",
 }
 
 
-LIMITS_TEXT = "It is resumed with these limits, which count from its first step."
+LIMITS_TEXT = "New limits, counted from the first step of the run:"
 
 
 def end_of_run(info: CheckpointInfo) -> str:

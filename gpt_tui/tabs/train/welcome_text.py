@@ -1,4 +1,4 @@
-"""Text of the welcome view beside the preview: estimate, recent runs, newest sample, explanation. Pure."""
+"""Text of the start screen beside the preview: estimate, recent runs, newest sample, explanation. Pure."""
 
 from __future__ import annotations
 
