@@ -15,6 +15,7 @@ from gpt_core.bridges import huggingface, model_card
 from gpt_core.bridges.hf_tokenizer import WORD_PIECE, JsonTokenizer, tokenizer_json
 from gpt_core.bridges.hf_tokenizer_import import read_tokenizer
 from gpt_core.bridges.places import Place
+from gpt_core.bridges.sample_prompt import shown_prompt
 from gpt_core.bridges.self_check import Exported
 from gpt_core.formats import safetensors
 from gpt_core.generation.generator import sampled_ids
@@ -50,8 +51,14 @@ def write_model(bundle: ModelBundle, folder: Path, _number_type: str, progress: 
 
 
 def generation_config(bundle: ModelBundle) -> dict[str, Any]:
-    """Return the contents of `generation_config.json`: the sampling settings of the run, and ids never generated."""
+    """Return the contents of `generation_config.json`: the sampling settings of the run, and ids never generated.
+
+    Learned positions end with the context, beyond which transformers raises an IndexError: unless a reply of the run's
+    length leaves half of it for a prompt, the limit is that of prompt and reply together.
+    """
     settings, tokenizer = bundle.settings, bundle.tokenizer
+    most_new = min(settings.seq_len // 2, shown_prompt(bundle, settings.sample_prompt).room)
+    is_short = settings.max_tokens <= most_new
     sampling: dict[str, Any] = {"do_sample": False}
     if settings.temperature > 0:
         sampling = {
@@ -64,7 +71,7 @@ def generation_config(bundle: ModelBundle) -> dict[str, Any]:
         "bos_token_id": tokenizer.BOS,
         "eos_token_id": tokenizer.EOS,
         "pad_token_id": tokenizer.PAD,
-        "max_new_tokens": settings.max_tokens,
+        **({"max_new_tokens": settings.max_tokens} if is_short else {"max_length": settings.seq_len}),
         **sampling,
         "repetition_penalty": settings.repetition_penalty,
         "suppress_tokens": np.flatnonzero(~sampled_ids(tokenizer)).tolist(),

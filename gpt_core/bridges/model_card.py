@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gpt_core.bridges.architecture import architecture_of
 from gpt_core.bridges.run_text import training_text
+from gpt_core.bridges.sample_prompt import shown_prompt
 from gpt_core.config.presets import CUSTOM
 from gpt_core.config.settings import GROUP_RATES, LEARNING_RATE
 from gpt_core.config.validation import groups
@@ -42,7 +43,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("PATH")
 model = AutoModelForCausalLM.from_pretrained("PATH")
-prompt = tokenizer({bundle.settings.sample_prompt or "PROMPT"!r}, return_tensors="pt")
+prompt = tokenizer({shown_prompt(bundle, bundle.settings.sample_prompt).text!r}, return_tensors="pt")
 print(tokenizer.decode(model.generate(**prompt)[0], skip_special_tokens=True))
 ```
 

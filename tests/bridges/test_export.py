@@ -8,6 +8,7 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,6 +101,27 @@ def test_the_model_card_has_the_figures_of_the_run_and_no_license(tmp_path: Path
     assert "tokenizer('PROMPT', return_tensors=" in model_card(model(sample_prompt=""))
     header = card.split("---")[1]
     assert not [line for line in header.splitlines() if line.startswith("license")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"seq_len": 64}, {"max_length": 64}),
+        ({"seq_len": 256}, {"max_length": 256}),
+        ({"seq_len": 256, "max_tokens": 128}, {"max_new_tokens": 128}),
+        ({"seq_len": 256, "max_tokens": 128, "sample_prompt": " the" * 150}, {"max_length": 256}),
+        ({"seq_len": 400}, {"max_new_tokens": 200}),
+    ],
+)
+def test_the_generation_config_leaves_room_for_a_prompt_in_the_context(
+    settings: dict[str, Any], expected: dict[str, int]
+) -> None:
+    config = hf_export.generation_config(model(**settings))
+    assert {key: config[key] for key in ("max_length", "max_new_tokens") if key in config} == expected
+
+
+def test_the_example_of_the_model_card_has_no_prompt_that_fills_the_context() -> None:
+    assert "tokenizer('PROMPT', return_tensors=" in model_card(model(sample_prompt="It was the best of times. " * 9))
 
 
 def test_the_model_card_has_every_setting_of_the_optimizer() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from gpt_core import tokenizers
 from gpt_core.api import Model
+from gpt_core.config.settings import QWEN3
 from gpt_core.generation.generator import Generator
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.parameters import initial_parameters
@@ -137,6 +139,31 @@ def test_the_generation_config_is_that_of_the_run(folder: tuple[str, Path], netw
     assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == special
     without_bytes = {token for token in range(own.settings.vocab_size) if not own.tokenizer.token_bytes(token)}
     assert set(config.suppress_tokens) == without_bytes - {own.tokenizer.EOS}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {}, {"seq_len": 8, "sample_prompt": "It was the best"}, {"sample_prompt": "It was the best of times. " * 9},
+        {"sample_prompt": "It was the best of times, it was", "max_tokens": 40}, {"seq_len": 512}, QWEN3,
+    ],
+)  # fmt: skip
+def test_the_example_of_the_model_card_works(
+    settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Model(model(**settings)).export("hf", tmp_path / "exported")
+    card = (tmp_path / "exported" / "README.md").read_text(encoding="utf-8")
+    example = re.search(r"```python\n(.*?)```", card, re.DOTALL)
+    assert example is not None
+    exec(example[1].replace("PATH", str(tmp_path / "exported")), {})
+    assert capsys.readouterr().out.strip()
+
+
+def test_a_pipeline_stops_at_the_context(folder: tuple[str, Path]) -> None:
+    pipeline = transformers.pipeline("text-generation", str(folder[1]))
+    for _ in range(3):
+        (reply,) = pipeline("It was the best of times", return_tensors=True)
+        assert len(reply["generated_token_ids"]) <= 64
 
 
 def test_a_pipeline_and_a_batch_of_prompts_work(folder: tuple[str, Path]) -> None:
