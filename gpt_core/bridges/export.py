@@ -29,8 +29,8 @@ class Format(NamedTuple):
         suffix: Suffix of its files, "" for a folder.
         number_types: Number types of the matrices that it can hold; the first is the default.
         module: Module with the functions `write_model` (`WriteModel`) and `read_back` (`ReadBack`).
-        hint: How to use the result, with `{path}` in it; `{quoted}` is the path in a shell command, and `{prompt}` an
-            option of one with the prompt of the model's samples, if it has one.
+        hint: How to use the result, with `{path}` in it; `{quoted}` is the path in a shell command, and `{options}` are
+            those of llama.cpp for the model.
     """
 
     title: str
@@ -47,7 +47,7 @@ FORMATS = {
     ),
     "gguf": Format(
         "GGUF file for llama.cpp", ".gguf", ("f32", "f16", "bf16", "q8_0"), "gpt_core.bridges.gguf_export",
-        "llama.cpp: llama-completion -m {quoted} -n 100{prompt}",
+        "llama.cpp: llama-completion -m {quoted} {options}",
     ),
     "html": Format(
         "web page", ".html", ("f32", "bf16", "int8"), "gpt_core.bridges.web_page",

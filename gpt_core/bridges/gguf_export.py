@@ -11,6 +11,7 @@ from gpt_core import files
 from gpt_core.bridges import gguf_model
 from gpt_core.bridges.architecture import architecture_of
 from gpt_core.bridges.gguf_import import tokenizer_of
+from gpt_core.bridges.sample_prompt import shown_prompt
 from gpt_core.bridges.self_check import Exported
 from gpt_core.errors import ExportError, GptError
 from gpt_core.formats import gguf
@@ -26,6 +27,7 @@ from gpt_core.tokenizers.pieces import PieceTokenizer
 
 FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7, "bf16": 32}  # `general.file_type`
 QUANTIZATION_VERSION = 2
+MAX_REPLY = 100  # tokens, of an example
 FALLBACK = "f16"  # of matrices whose rows are not complete blocks
 MAX_FLOAT16 = 65504.0
 MAX_WEIGHTS = {"f16": MAX_FLOAT16, "q8_0": 127 * MAX_FLOAT16}
@@ -84,6 +86,19 @@ def tokenizer_values(tokenizer: Tokenizer) -> dict[str, Value]:
         "add_eos_token": False,
     }
     return {f"{gguf_model.TOKENIZER}{key}": value for key, value in (tokens | ids).items()}
+
+
+def completion_options(bundle: ModelBundle, prompt: str) -> list[str]:
+    """Return the options of llama.cpp's `llama-completion` that let a model continue a prompt.
+
+    A reply ends within the context: llama.cpp aborts at a learned position beyond it. The prompt of a tokenizer of
+    pieces begins with `<bos>`, which llama.cpp does not add for its model `rwkv`, whatever `add_bos_token` says.
+    """
+    tokenizer, (text, room) = bundle.tokenizer, shown_prompt(bundle, prompt)
+    text = text.replace("\\", "\\\\")
+    if tokenizer.name == PieceTokenizer.name:
+        text = gguf_model.escaped(gguf_model.special_bytes(tokenizer.BOS)) + text
+    return ["-n", str(min(MAX_REPLY, room)), "-p", text]
 
 
 def read_back(path: Path) -> Exported:

@@ -141,12 +141,17 @@ def token_texts(vocabulary: Sequence[bytes], vocab_size: int) -> tuple[list[str]
         if data:
             kind = NORMAL
         elif number < len(SPECIAL_NAMES):
-            data, kind = NO_TEXT + SPECIAL_NAMES[number].encode(), CONTROL
+            data, kind = special_bytes(number), CONTROL
         else:
             data, kind = NO_TEXT + unused_name(number).encode(), UNUSED
         texts.append(escaped(data))
         types.append(kind)
     return texts, types
+
+
+def special_bytes(number: int) -> bytes:
+    """Return the bytes by which a longest-match tokenizer knows a special id."""
+    return NO_TEXT + SPECIAL_NAMES[number].encode()
 
 
 def byte_pair_texts(tokenizer: BytePairTokenizer) -> tuple[list[str], list[int]]:

@@ -6,6 +6,7 @@ import shlex
 from argparse import Namespace
 
 from gpt_core.bridges.export import FORMATS, ExportResult, checked_number_type, export_model
+from gpt_core.bridges.gguf_export import completion_options
 from gpt_core.errors import EXIT_OK
 from gpt_core.model.bundle import ModelBundle
 from gpt_tui.cli.options import load_model, output_path
@@ -29,13 +30,14 @@ def export(options: Namespace) -> int:
 
 def result_lines(model: ModelBundle, format_name: str, result: ExportResult) -> list[str]:
     """Return what was written, the result of the self-check, and how to use it."""
-    check, quoted, prompt = result.check, shlex.quote(str(result.path)), one_line(model.settings.sample_prompt)
-    option = f" -p {shlex.quote(prompt)}" if prompt else ""
+    check, quoted, options = result.check, shlex.quote(str(result.path)), ""
+    if format_name == "gguf":
+        options = shlex.join(completion_options(model, one_line(model.settings.sample_prompt)))
     return [
         f"exported {model.path}, step {integer(model.step)}, to {result.path}: "
         f"{FORMATS[format_name].title}, {size(result.bytes)}",
         f"checked: {integer(check.ids)} token ids are equal; logits of {check.tokens} tokens differ by at most "
         f"{check.largest_difference:.1e}",
         *result.notes,
-        FORMATS[format_name].hint.format(path=str(result.path), quoted=quoted, prompt=option),
+        FORMATS[format_name].hint.format(path=str(result.path), quoted=quoted, options=options),
     ]

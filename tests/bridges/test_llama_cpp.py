@@ -107,9 +107,11 @@ def test_greedy_text_of_a_trained_model_is_that_of_generate(tmp_path: Path) -> N
         assert reply == text
 
 
-def test_a_special_id_can_be_written_in_a_prompt(loaded: Load) -> None:
+@pytest.mark.parametrize("spelling", [rb"\xff\xff<bos>", b"\xff\xff<bos>"])
+def test_a_special_id_can_be_written_in_a_prompt(spelling: bytes, loaded: Load) -> None:
+    """llama-completion turns the first spelling into the second one, other programs do not."""
     ids = [1, *model().tokenizer.encode(b"It was").tolist()]
-    assert loaded("pieces").tokenize(b"\\xff\\xff<bos>It was", add_bos=False, special=True) == ids
+    assert loaded("pieces").tokenize(spelling + b"It was", add_bos=False, special=True) == ids
 
 
 def test_a_width_of_the_mlp_other_than_four_times_the_models_loads(tmp_path: Path) -> None:

@@ -7,14 +7,18 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gpt_core.bridges.export import ExportResult
 from gpt_core.bridges.self_check import SelfCheck
+from gpt_core.config.settings import QWEN3
 from gpt_tui.cli.export import result_lines
-from tests.bridges.samples import model
+from tests.bridges.samples import model, needs_tokenizers
 from tests.cli.conftest import Result
+
+RESULT = ExportResult(Path("a.gguf"), 9, SelfCheck(3, 3, 0.0), ())
 
 
 @pytest.mark.parametrize("format_name", ["hf", "gguf", "html"])
@@ -40,14 +44,32 @@ def test_export_takes_the_named_checkpoint_and_number_type(program: Callable[...
 
 def test_the_command_of_llama_cpp_quotes_the_path(program: Callable[..., Result], tmp_path: Path) -> None:
     path = tmp_path / "sp ace" / "b c.gguf"
-    assert f"llama-completion -m '{path}' -n 100" in program("export", "gguf", str(path)).stdout
+    assert f"llama-completion -m '{path}' -n " in program("export", "gguf", str(path)).stdout
 
 
-@pytest.mark.parametrize(("prompt", "option"), [("Er sagt\nnichts", " -p 'Er sagt nichts'"), ("", "")])
-def test_the_command_of_llama_cpp_has_the_prompt_of_the_samples(prompt: str, option: str) -> None:
-    result = ExportResult(Path("a.gguf"), 9, SelfCheck(3, 3, 0.0), ())
-    *_, hint = result_lines(model(sample_prompt=prompt), "gguf", result)
+@pytest.mark.parametrize(
+    ("tokenizer", "prompt", "option"),
+    [
+        ("pieces", "Er sagt\nnichts", r" -p '\xff\xff<bos>Er sagt nichts'"),
+        ("pieces", r"C:\new", r" -p '\xff\xff<bos>C:\\new'"),
+        ("pieces", "", r" -p '\xff\xff<bos>PROMPT'"),
+        pytest.param("bpe", "Er sagt", " -p 'Er sagt'", marks=needs_tokenizers),
+        pytest.param("bpe", "", " -p PROMPT", marks=needs_tokenizers),
+    ],
+)
+def test_the_command_of_llama_cpp_has_the_prompt_of_the_samples(tokenizer: str, prompt: str, option: str) -> None:
+    *_, hint = result_lines(model(tokenizer, sample_prompt=prompt, seq_len=512), "gguf", RESULT)
     assert hint == f"llama.cpp: llama-completion -m a.gguf -n 100{option}"
+
+
+@pytest.mark.parametrize("layers", [{}, QWEN3])
+def test_the_reply_of_the_command_of_llama_cpp_ends_within_the_context(layers: dict[str, Any]) -> None:
+    own = model(sample_prompt="It was the best of times", **layers)
+    prompt = 1 + len(own.tokenizer.encode(b"It was the best of times"))
+    assert f" -n {64 - prompt} -p " in result_lines(own, "gguf", RESULT)[-1]
+    filled = model(sample_prompt="It was the best of times. " * 9, **layers)
+    placeholder = 1 + len(own.tokenizer.encode(b"PROMPT"))
+    assert result_lines(filled, "gguf", RESULT)[-1].endswith(rf" -n {64 - placeholder} -p '\xff\xff<bos>PROMPT'")
 
 
 def test_a_gguf_file_is_recognized_by_its_contents(program: Callable[..., Result], tmp_path: Path) -> None:
