@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -17,6 +17,7 @@ from gpt_core.bridges.hf_tokenizer import BYTE_PAIRS, WORD_PIECE, tokenizer_json
 from gpt_core.bridges.huggingface import (
     ADDED_TOKENS,
     MERGES,
+    SPECIAL_TOKENS,
     TOKENIZER,
     TOKENIZER_CONFIG,
     VOCABULARY,
@@ -81,11 +82,48 @@ class TokenizerFile(msgspec.Struct):
     post_processor: PostProcessor | None = None
 
 
-class TokenizerConfig(msgspec.Struct):
-    """The part of `tokenizer_config.json` that names the special tokens."""
+class NamedToken(msgspec.Struct):
+    """Token by its name, in `tokenizer_config.json` and `special_tokens_map.json`."""
 
-    eos_token: str | dict[str, Any] | None = None
-    bos_token: str | dict[str, Any] | None = None
+    content: str = ""
+    special: bool = False
+
+
+Name: TypeAlias = str | NamedToken | None
+
+
+class TokenizerConfig(msgspec.Struct):
+    """The part of `tokenizer_config.json` that names special tokens, as `special_tokens_map.json` does, or changes ids.
+
+    Attributes:
+        added_tokens_decoder: Added tokens by id.
+    """
+
+    eos_token: Name = None
+    bos_token: Name = None
+    unk_token: Name = None
+    sep_token: Name = None
+    pad_token: Name = None
+    cls_token: Name = None
+    mask_token: Name = None
+    additional_special_tokens: list[str | NamedToken] | None = None
+    extra_special_tokens: list[str | NamedToken] | dict[str, str | NamedToken] | None = None
+    added_tokens_decoder: dict[str, NamedToken] = {}
+    add_prefix_space: bool | None = None
+    add_bos_token: bool | None = None
+    add_eos_token: bool | None = None
+
+    @property
+    def special_names(self) -> set[str]:
+        """Names of the special tokens."""
+        extra = self.extra_special_tokens or ()
+        tokens = (
+            self.eos_token, self.bos_token, self.unk_token, self.sep_token, self.pad_token, self.cls_token,
+            self.mask_token, *(self.additional_special_tokens or ()),
+            *(extra.values() if isinstance(extra, dict) else extra),
+            *(token for token in self.added_tokens_decoder.values() if token.special),
+        )  # fmt: skip
+        return {_content(token) for token in tokens}
 
 
 _TOKENIZER = msgspec.json.Decoder(TokenizerFile)
@@ -100,6 +138,7 @@ def read_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
         ModelImportError: There is none, it is of another kind, or it has another size than the embedding.
         MissingPackageError: The package `tokenizers` is not installed.
     """
+    named = _read_config(folder / TOKENIZER_CONFIG)
     if os.path.lexists(folder / TOKENIZER):
         path = folder / TOKENIZER
         contents = read_json(path, _TOKENIZER)
@@ -107,26 +146,31 @@ def read_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
             return _exported(path, contents, config.vocab_size)
         ids, merges, special = _from_tokenizer_file(path, contents)
         opening = _opening(path, contents.post_processor, ids)
+        adds_bos = opening is not None  # add_bos_token has no effect beside a tokenizer.json
     elif os.path.lexists(folder / VOCABULARY) and os.path.lexists(folder / MERGES):
         path = folder / VOCABULARY
-        ids, merges, special = _from_vocabulary(folder)
-        opening = None
+        if named.add_eos_token:
+            raise _not_supported(folder / TOKENIZER_CONFIG, "add_eos_token, which ends each text")
+        ids, merges, special = _from_vocabulary(folder, named)
+        opening, adds_bos = None, bool(named.add_bos_token)
     else:
         raise ModelImportError(
             f"{folder} has no tokenizer: expected {TOKENIZER}, or {VOCABULARY} with {MERGES}; save it there with "
             "`tokenizer.save_pretrained`"
         )
+    if named.add_prefix_space:
+        raise _not_supported(folder / TOKENIZER_CONFIG, "add_prefix_space")
     tokens = _in_order(path, ids, config.vocab_size)
-    eos = _named(folder, "eos_token", ids, config.eos_token_id, special)
+    eos = _named(named.eos_token, ids, config.eos_token_id, special)
     if eos is None:
         raise ModelImportError(f"{path} has no end of text: expected {END_OF_TEXT}, or eos_token in {TOKENIZER_CONFIG}")
-    bos = _named(folder, "bos_token", ids, config.bos_token_id, special) if opening is None else opening
+    bos = _named(named.bos_token, ids, config.bos_token_id, special) if opening is None else opening
     bos = eos if bos is None else bos
     while len(tokens) - 1 in special and tokens[-1] == unused_name(len(tokens) - 1):
         tokens.pop()
     special_ids = sorted(token for token in {*special, bos, eos} if token < len(tokens))
     try:
-        return BytePairTokenizer(tokens, merges, special_ids, eos, bos, config.vocab_size, adds_bos=opening is not None)
+        return BytePairTokenizer(tokens, merges, special_ids, eos, bos, config.vocab_size, adds_bos=adds_bos)
     except TokenizerError as error:
         raise ModelImportError(f"{path}: {error}") from None
 
@@ -203,10 +247,17 @@ def _opening(path: Path, step: PostProcessor | None, ids: Mapping[str, int]) -> 
     return found
 
 
-def _from_vocabulary(folder: Path) -> tuple[dict[str, int], Sequence[Pair], set[int]]:
-    """Return ids by name, merges and special ids of `vocab.json`, `merges.txt` and `added_tokens.json`."""
+def _from_vocabulary(folder: Path, named: TokenizerConfig) -> tuple[dict[str, int], Sequence[Pair], set[int]]:
+    """Return ids by name, merges and special ids of `vocab.json`, `merges.txt` and `added_tokens.json`.
+
+    Raises:
+        ModelImportError: A file is not valid, or an added token is not special.
+    """
     ids = read_json(folder / VOCABULARY, _IDS)
     added = read_json(folder / ADDED_TOKENS, _IDS) if os.path.lexists(folder / ADDED_TOKENS) else {}
+    special = {END_OF_TEXT} | named.special_names | _read_config(folder / SPECIAL_TOKENS).special_names
+    if ordinary := sorted(added.keys() - special, key=added.__getitem__):
+        raise _not_supported(folder / ADDED_TOKENS, f"the added token {ordinary[0][:40]!r}, which is not special")
     try:
         lines = read_small(folder / MERGES).decode().split("\n")
     except UnicodeDecodeError as error:
@@ -243,19 +294,24 @@ def _in_order(path: Path, ids: Mapping[str, int], vocab_size: int) -> list[str]:
     return [by_id[token] for token in range(vocab_size)]
 
 
-def _named(
-    folder: Path, key: str, ids: Mapping[str, int], configured: int | list[int] | None, special: set[int]
-) -> int | None:
+def _read_config(path: Path) -> TokenizerConfig:
+    """Return what a `tokenizer_config.json` or `special_tokens_map.json` says, nothing if there is none."""
+    return read_json(path, _CONFIG) if os.path.lexists(path) else TokenizerConfig()
+
+
+def _content(token: Name) -> str:
+    """Return the name of a token, "" for none."""
+    return token.content if isinstance(token, NamedToken) else token or ""
+
+
+def _named(named: Name, ids: Mapping[str, int], configured: int | list[int] | None, special: set[int]) -> int | None:
     """Return the id of a special token, None if there is none.
 
     That is the token that `tokenizer_config.json` names, else `<|endoftext|>`, else the id in `config.json` if it is a
     special one: it is GPT-2's in many folders whose tokenizer is another one.
     """
-    path = folder / TOKENIZER_CONFIG
-    named = getattr(read_json(path, _CONFIG), key) if os.path.lexists(path) else None
-    content = named.get("content") if isinstance(named, dict) else named
-    for name in (content, END_OF_TEXT):
-        if isinstance(name, str) and name in ids:
+    for name in (_content(named), END_OF_TEXT):
+        if name in ids:
             return ids[name]
     candidates = configured if isinstance(configured, list) else [configured]
     return next((token for token in candidates if token in special), None)

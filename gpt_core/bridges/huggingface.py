@@ -27,6 +27,7 @@ TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 VOCABULARY, MERGES = "vocab.json", "merges.txt"  # of byte-pair encoding without a tokenizer.json
 ADDED_TOKENS = "added_tokens.json"
+SPECIAL_TOKENS = "special_tokens_map.json"
 MODEL_CARD = "README.md"
 
 DOCUMENT = "gpt_tui_document"

@@ -68,7 +68,8 @@ def tokenizer_file(tokenizer: BytePairTokenizer) -> dict[str, Any]:
         ],
         "normalizer": None,
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
-        "post_processor": None, "decoder": {"type": "ByteLevel", "add_prefix_space": True},
+        "post_processor": None,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
         "model": {
             "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "",
             "end_of_word_suffix": "", "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
@@ -117,6 +118,17 @@ def write_folder(
         merges = "".join(f"{left} {right}\n" for left, right in tokenizer.merges)
         (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}", encoding="utf-8")
     return tensors
+
+
+def add_token(folder: Path, name: str) -> int:
+    """Put an added token in the place of the last merge of a folder with `vocab.json`, and return its id."""
+    tokenizer = byte_pairs()
+    last, merges = "".join(tokenizer.merges[-1]), (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+    vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    write_json(folder / "added_tokens.json", {name: (token := vocabulary.pop(last))})
+    write_json(folder / "vocab.json", vocabulary)
+    (folder / "merges.txt").write_text("\n".join(merges[:-1]), encoding="utf-8")
+    return token
 
 
 def write_json(path: Path, contents: object) -> None:

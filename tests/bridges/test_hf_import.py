@@ -26,6 +26,7 @@ from gpt_tui.tabs.checkpoints.files import CheckpointFile, Stamp
 from tests.bridges.hf_samples import (
     SHAPE,
     TEXTS,
+    add_token,
     bfloat16,
     byte_pairs,
     change_json,
@@ -230,6 +231,17 @@ def tokenizer(*keys: str, to: object) -> Callable[[Path], None]:
     return lambda folder: change_json(folder / "tokenizer.json", *keys, to=to)
 
 
+def vocabulary(**config: object) -> Callable[[Path], None]:
+    """Return a change to `vocab.json` and `merges.txt` with a `tokenizer_config.json`."""
+
+    def change(folder: Path) -> None:
+        shutil.rmtree(folder)
+        write_folder(folder, tokenizer_json=False)
+        write_json(folder / "tokenizer_config.json", config)
+
+    return change
+
+
 def cut(name: str, size: int) -> Callable[[Path], None]:
     """Return a truncation of a file by some bytes."""
     return lambda folder: os.truncate(folder / name, (folder / name).stat().st_size - size)
@@ -335,6 +347,22 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a normalizer": (tokenizer("normalizer", to={"type": "NFC"}), "a normalizer"),
     "another pre-tokenizer": (tokenizer("pre_tokenizer", "type", to="Metaspace"), "the pre-tokenizer Metaspace"),
     "a prefix space": (tokenizer("pre_tokenizer", "add_prefix_space", to=True), "add_prefix_space"),
+    "a prefix space in the config": (
+        lambda f: write_json(f / "tokenizer_config.json", {"add_prefix_space": True}),
+        "tokenizer_config.json is not supported: got add_prefix_space",
+    ),
+    "a prefix space beside a vocabulary": (
+        vocabulary(add_prefix_space=True),
+        "tokenizer_config.json is not supported: got add_prefix_space",
+    ),
+    "an end of each text beside a vocabulary": (
+        vocabulary(add_eos_token=True),
+        "tokenizer_config.json is not supported: got add_eos_token, which ends each text",
+    ),
+    "an added token that is not special": (
+        lambda f: (vocabulary(added_tokens_decoder={"398": {"content": "<a>"}})(f), add_token(f, "<a>")),
+        "added_tokens.json is not supported: got the added token '<a>', which is not special",
+    ),
     "a post-processor of another kind": (
         tokenizer("post_processor", to={"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0]}),
         "a post-processor (RobertaProcessing) that adds more than one token before each text",
@@ -380,6 +408,43 @@ def test_the_token_that_a_post_processor_puts_first_begins_each_text(tmp_path: P
     ids, _ = found.encode_documents(b"It was.", np.array([7], np.int64))
     assert ids.tolist() == [found.BOS, *plain.encode(b"It was."), found.EOS]
     assert tokenizer_json(found)["post_processor"]["single"] == template(END_OF_TEXT)["single"]
+
+
+def test_add_bos_token_beside_a_vocabulary_puts_the_token_before_each_text(tmp_path: Path) -> None:
+    write_folder(tmp_path / "gpt2", tokenizer_json=False)
+    for config, adds_bos in (({"add_bos_token": False}, False), ({"add_bos_token": True}, True)):
+        write_json(tmp_path / "gpt2" / "tokenizer_config.json", config)
+        found = imported(tmp_path / "gpt2").tokenizer
+        assert (found.adds_bos, found.BOS) == (adds_bos, byte_pairs().EOS)
+
+
+@pytest.mark.parametrize(
+    ("file", "contents"),
+    [
+        ("tokenizer_config.json", {"bos_token": "<a>"}),
+        ("tokenizer_config.json", {"pad_token": {"content": "<a>", "lstrip": False}}),
+        ("tokenizer_config.json", {"additional_special_tokens": ["<b>", "<a>"]}),
+        ("tokenizer_config.json", {"extra_special_tokens": {"image_token": "<a>"}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"398": {"content": "<a>", "special": True}}}),
+        ("special_tokens_map.json", {"additional_special_tokens": [{"content": "<a>"}]}),
+    ],
+)
+def test_an_added_token_that_a_file_names_as_special_has_no_bytes(
+    file: str, contents: dict[str, object], tmp_path: Path
+) -> None:
+    write_folder(tmp_path / "gpt2", tokenizer_json=False)
+    token = add_token(tmp_path / "gpt2", "<a>")
+    write_json(tmp_path / "gpt2" / file, contents)
+    found = imported(tmp_path / "gpt2").tokenizer
+    assert (found.special[token], found.token_bytes(token)) == ("<a>", b"")
+
+
+def test_the_end_of_text_may_be_an_added_token(tmp_path: Path) -> None:
+    write_folder(tmp_path / "gpt2", tokenizer_json=False)
+    ids = json.loads((tmp_path / "gpt2" / "vocab.json").read_text(encoding="utf-8"))
+    write_json(tmp_path / "gpt2" / "added_tokens.json", {END_OF_TEXT: ids.pop(END_OF_TEXT)})
+    write_json(tmp_path / "gpt2" / "vocab.json", ids)
+    assert imported(tmp_path / "gpt2").tokenizer.EOS == byte_pairs().EOS
 
 
 @pytest.fixture

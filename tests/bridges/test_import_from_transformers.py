@@ -15,8 +15,9 @@ import pytest
 import gpt_core
 from gpt_core.bridges.export import export_model
 from gpt_core.errors import ModelImportError
+from gpt_core.generation.generator import with_bos
 from tests.bridges import samples
-from tests.bridges.hf_samples import SHAPE, TEXTS, byte_pairs
+from tests.bridges.hf_samples import SHAPE, TEXTS, byte_pairs, write_folder, write_json
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -97,6 +98,18 @@ def test_ids_equal_those_of_transformers_in_every_script(tmp_path: Path) -> None
         assert own.encode(text.encode()).tolist() == expected, text
         assert own.decode(expected) == text.encode()
     assert theirs.eos_token_id == own.EOS
+
+
+@pytest.mark.parametrize("has_tokenizer_json", [True, False])
+@pytest.mark.parametrize("config", [{}, {"add_bos_token": True}, {"add_bos_token": False}])
+def test_the_token_before_each_text_is_that_of_transformers(
+    config: dict[str, bool], has_tokenizer_json: bool, tmp_path: Path
+) -> None:
+    write_folder(tmp_path / "gpt2", tokenizer_json=has_tokenizer_json)
+    write_json(tmp_path / "gpt2" / "tokenizer_config.json", {"tokenizer_class": "GPT2Tokenizer", **config})
+    own = imported(tmp_path / "gpt2").tokenizer
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "gpt2")
+    assert with_bos(own, own.encode(b"It was").tolist()) == theirs("It was").input_ids
 
 
 def test_greedy_text_equals_that_of_transformers(tmp_path: Path) -> None:
