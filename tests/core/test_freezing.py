@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from gpt_core.config.freezing import frozen_parts, model_parts
 from gpt_core.config.resolve import read_overrides
 from gpt_core.config.settings import ModelShape
+from gpt_core.distributed.communicator import SINGLE_PROCESS
 from gpt_core.errors import ConfigError
 from gpt_core.formats.checkpoint import read_checkpoint
 from gpt_core.kernels import adamw
-from gpt_core.model.gpt import GPT
+from gpt_core.model.gpt import GPT, Gradients
 from gpt_core.model.parameters import Parameters, frozen_names, initial_parameters, parameter_table, trained_count
 from gpt_core.training import events as ev
+from gpt_core.training.gradient_sum import GradientSum, LayerDone
 from tests.core.training_samples import finished_trainer, in_one_go, of_kind, open_run, tiny_settings, train
 
 SHAPE = ModelShape(d_model=16, hidden_size=32, vocab_size=300, num_heads=2, seq_len=32, layers=3)
@@ -90,6 +93,27 @@ def test_gradients_of_trained_parameters_are_those_without_freezing_to_the_bit(f
     assert GPT(weights, frozen=frozen).loss_and_gradients(tokens, targets, found, 1.0) == loss
     for name, gradient in expected.tensors.items():
         assert name in frozen or np.array_equal(found[name], gradient), name
+
+
+@pytest.mark.parametrize("tied_head", [True, False])
+@pytest.mark.parametrize("freeze", [*FREEZES, "embedding, layers 0-2"])
+def test_the_gradients_of_all_micro_batches_are_summed_whatever_is_frozen(freeze: str, tied_head: bool):
+    shape, random = msgspec.structs.replace(SHAPE, tied_head=tied_head), np.random.default_rng(3)
+    tokens, targets = random.integers(shape.vocab_size, size=(2, 2, 16), dtype=np.int32)
+    weights, frozen = initial_parameters(shape, 0), frozen_names(shape, freeze)
+    gpt, expected, found = GPT(weights, frozen=frozen), Parameters(shape), Parameters(shape)
+    for row in range(2):
+        gpt.loss_and_gradients(tokens[row : row + 1], targets[row : row + 1], expected, 1.0)
+
+    def micro_batch(row: int, gradients: Gradients, layer_done: LayerDone | None) -> float:
+        rows = slice(row, row + 1)
+        return gpt.loss_and_gradients(tokens[rows], targets[rows], gradients, 1.0, layer_done=layer_done)[0]
+
+    sums = GradientSum(found, 2, SINGLE_PROCESS, frozen=frozen)
+    for _ in range(2):
+        sums.of_step(micro_batch)
+        for name, gradient in expected.tensors.items():
+            assert name in frozen or np.allclose(found[name], gradient, rtol=0.0, atol=1e-5), name
 
 
 def test_gradients_below_the_lowest_trained_layer_are_not_computed():
