@@ -50,6 +50,9 @@ if X86_64:
 if platform.machine() == "aarch64" and sys.platform == "linux":
     LEVELS["aarch64_bf16"] = ["-march=armv8.2-a+bf16"]
 
+if sys.platform == "darwin":  # a Python for two architectures would compile the flags of one for the other, too
+    os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
+
 # Checked builds have the first level that uses `matrix_product.h`, if any, and that with emulated tiles (`tiles.h`); on
 # Arm also the baseline, because many processors have nothing else.
 # Of several -O and -g flags on a command line, the last one counts.
@@ -150,13 +153,27 @@ class BuildExt(build_ext):
         return flag
 
 
+def compiler_command() -> list[str]:
+    """Return the command that compiles a Python module."""
+    compiler = new_compiler()
+    customize_compiler(compiler)
+    return list(compiler.compiler_so)
+
+
+def compiles(command: list[str], code: str, *flags: str) -> bool:
+    """Return True if a small program compiles."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "probe.c")
+        source.write_text(f"{code}\nint probe(void) {{ return 0; }}\n")
+        words = [*command, *flags, "-c", str(source), "-o", str(source.with_suffix(".o"))]
+        return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+
 def compiler_problem() -> str:
     """Return in one line what is missing to compile a Python module, "" if nothing is (on Windows: not checked)."""
     if MSVC:
         return ""
-    compiler = new_compiler()
-    customize_compiler(compiler)
-    command = list(compiler.compiler_so)
+    command = compiler_command()
     install = (
         "xcode-select --install" if sys.platform == "darwin" else "apt install build-essential, or dnf install gcc"
     )
@@ -165,18 +182,22 @@ def compiler_problem() -> str:
             f"gpt-tui: no C compiler: got {command[0]!r}, which is not installed; install one ({install}), or install "
             "a wheel"
         )
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "probe.c")
-        for line, missing in (
-            ("#include <stdlib.h>", f"a C compiler that works ({command[0]!r} does not: {install})"),
-            ("#include <Python.h>", "the headers of Python (apt install python3-dev, or dnf install python3-devel)"),
-        ):
-            source.write_text(f"{line}\nint probe(void) {{ return 0; }}\n")
-            include = [f"-I{sysconfig.get_path(name)}" for name in ("include", "platinclude")]
-            words = [*command, *include, "-c", str(source), "-o", str(source.with_suffix(".o"))]
-            if subprocess.run(words, capture_output=True, check=False).returncode:
-                return f"gpt-tui: cannot compile; install {missing}"
+    include = [f"-I{sysconfig.get_path(name)}" for name in ("include", "platinclude")]
+    for line, missing in (
+        ("#include <stdlib.h>", f"a C compiler that works ({command[0]!r} does not: {install})"),
+        ("#include <Python.h>", "the headers of Python (apt install python3-dev, or dnf install python3-devel)"),
+    ):
+        if not compiles(command, line, *include):
+            return f"gpt-tui: cannot compile; install {missing}"
     return ""
+
+
+def leave_out_levels() -> None:
+    """Leave out the levels whose instructions the compiler does not know, as gcc before version 11."""
+    for level, flags in list(LEVELS.items()):
+        if not MSVC and not compiles(compiler_command(), "", *flags):
+            print(f"gpt-tui: no kernels for {level}: the compiler does not know {' '.join(flags)}", file=sys.stderr)
+            del LEVELS[level]
 
 
 def extensions() -> list[Extension]:
@@ -214,8 +235,10 @@ def extensions() -> list[Extension]:
 
 
 # Checked before anything is compiled: the errors of every module would hide the reason.
-if COMPILING & set(sys.argv) and (problem := compiler_problem()):
-    sys.exit(problem)
+if COMPILING & set(sys.argv):
+    if problem := compiler_problem():
+        sys.exit(problem)
+    leave_out_levels()
 
 # The default corpus is installed as the package gpt_core.data (`package-dir` in pyproject.toml).
 PACKAGES = [*find_packages(include=["gpt_core*", "gpt_tui*"]), "gpt_core.data"]

@@ -103,6 +103,15 @@ def test_overfit_tiny_can_be_measured(folder: Path, capsys: pytest.CaptureFixtur
     assert measured(capsys, "--overfit-tiny")["training"]["steps"] == 3
 
 
+def test_tokens_are_counted_without_padding_and_epochs_are_not_evaluated(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "short.txt").write_text("It was a cat.\n" * 20)
+    found = measured(capsys, "--train-file", "short.txt", "--set", "batch_size=64", "--set", "ema=0.9")
+    training = found["training"]  # an average of the weights cannot be evaluated while parts are timed
+    assert training["tokens_per_s"] * training["step_s"] < 300  # 64 windows of 16 tokens are 1,024
+
+
 @pytest.mark.slow
 def test_a_run_that_ends_early_raises_an_error(tmp_path: Path) -> None:
     trainer = open_run(tiny_settings(tmp_path))
@@ -120,11 +129,12 @@ def test_five_steps_or_three_slow_ones_are_the_minimum(seconds: list[float], req
 
 
 def test_parts_are_those_of_the_median_step() -> None:
-    steps = [StepMeasurement(s, Profile(dict.fromkeys(PARTS, s / 20), 100)) for s in (5.0, 1.0, 3.0)]
+    steps = [StepMeasurement(s, Profile(dict.fromkeys(PARTS, s / 20), 100), 7) for s in (5.0, 1.0, 3.0)]
     found = training_result(preset("nano"), 128, TrainingMeasurement(steps, 1e12, None), 1e-6)
     assert (found.fastest_s, found.step_s, found.slowest_s) == (1.0, 3.0, 5.0)
     assert [round(part.seconds, 9) for part in found.parts] == [0.15] * len(PARTS) + [1.5]
     assert found.timing_share == pytest.approx(1e-4 / 3)
+    assert found.tokens_per_s == 7 / 3
 
 
 def test_a_rate_is_the_median_of_five_repeats_after_a_warm_up(

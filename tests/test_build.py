@@ -1,6 +1,7 @@
 """The build says in one line what is missing to compile."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -61,3 +62,20 @@ def test_a_build_with_a_compiler_that_fails_says_which_one(tmp_path: Path) -> No
         f"gpt-tui: cannot compile; install a C compiler that works ({str(compiler)!r} does not"
     )
     assert done.stderr.count("\n") == 1
+
+
+@needs_setup
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the levels are those of x86-64")
+def test_levels_that_the_compiler_does_not_know_are_left_out(tmp_path: Path) -> None:
+    compiler = tmp_path / "cc"
+    compiler.write_text(
+        f"#!{sys.executable}\nimport sys\n"
+        "is_probe = any(word.endswith('probe.c') for word in sys.argv)\n"
+        "sys.exit(not is_probe or '-march=x86-64-v4' in sys.argv)\n"
+    )
+    compiler.chmod(0o755)
+    done = build(tmp_path, str(compiler))
+    assert done.returncode != 0  # it fails at the first module
+    left_out = [line.split(":")[1] for line in done.stderr.splitlines() if "no kernels for" in line]
+    assert left_out[:2] == [" no kernels for x86_64_v4", " no kernels for x86_64_v4_bf16"]

@@ -46,10 +46,11 @@ ROUNDS = 5  # of prefill and decoding, after one warm-up round
 
 
 class StepMeasurement(msgspec.Struct, frozen=True):
-    """Duration of one step and of its parts."""
+    """Duration of one step and of its parts, and the tokens that it trained on, without padding."""
 
     seconds: float
     profile: Profile
+    tokens: int
 
 
 class TrainingMeasurement(msgspec.Struct, frozen=True):
@@ -151,11 +152,12 @@ def timed_steps(trainer: Trainer) -> Generator[StepMeasurement]:
     profiler.add_optimizer(trainer.run.optimizer)
     with contextlib.closing(trainer.events()) as events, profiler:
         try:
-            started = time.perf_counter()
+            started, before = time.perf_counter(), trainer.state.tokens
             for event in events:
                 seconds, profile = time.perf_counter() - started, profiler.take()
                 if isinstance(event, (StepCompleted, UpdateSkipped)):
-                    yield StepMeasurement(seconds, profile)
+                    yield StepMeasurement(seconds, profile, trainer.state.tokens - before)
+                    before = trainer.state.tokens
                     trainer.state.evaluation_due = False  # that of an epoch, whose results nobody sees
                     profiler.take()
                 started = time.perf_counter()
@@ -191,7 +193,7 @@ def training_result(settings: Settings, length: int, training: TrainingMeasureme
     limit = training.bfloat16 or training.sgemm
     return Training(
         steps=len(in_order), step_s=median.seconds, fastest_s=in_order[0].seconds, slowest_s=in_order[-1].seconds,
-        tokens_per_s=settings.batch_size * length / median.seconds,
+        tokens_per_s=median.tokens / median.seconds,
         gflop=flops.total / 1e9, gflop_per_s=rate / 1e9, sgemm_share=rate / training.sgemm,
         precision="bfloat16" if training.bfloat16 else "float32",
         product_gflop_per_s=limit / 1e9, product_share=rate / limit,

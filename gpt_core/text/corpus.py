@@ -49,7 +49,8 @@ def find_training_text(start: Path | None = None) -> Path:
     own = (start or Path()) / "data"
     errors: list[OSError] = []
     found = list(files_under(own, errors.append))
-    not_shipped = [path for path in found if not is_shipped_text(path)]
+    shipped = shipped_texts()
+    not_shipped = [path for path in found if not _is_copy(path, shipped)]
     if (path := _first_named(own, not_shipped) or _other_text(own, not_shipped, "train|input")) is not None:
         return path
     if (path := _first_named(own, found)) is not None:
@@ -222,15 +223,24 @@ def is_shipped_text(path: Path) -> bool:
 
     The program is then installed elsewhere, with its own copy.
     """
-    return any(_is_copy(path, folder / name) for folder in shipped_folders() for name in SHIPPED_TEXTS)
+    return _is_copy(path, shipped_texts())
 
 
-def _is_copy(path: Path, of: Path) -> bool:
+def shipped_texts() -> dict[int, list[Path]]:
+    """Return the texts that ship with the program, by size."""
+    found: dict[int, list[Path]] = {}
+    for path in (folder / name for folder in shipped_folders() for name in SHIPPED_TEXTS):
+        with contextlib.suppress(OSError):
+            found.setdefault(path.stat().st_size, []).append(path)
+    return found
+
+
+def _is_copy(path: Path, texts: dict[int, list[Path]]) -> bool:
+    """Return True if a path is one of these texts, or a file with the same contents. Most differ in size."""
     with contextlib.suppress(OSError, ValueError):
-        if os.path.samefile(path, of):
-            return True
-        is_file = os.path.isfile(path) and os.path.getsize(path) == os.path.getsize(of)
-        return is_file and filecmp.cmp(path, of, shallow=False)
+        about = os.stat(path)
+        same_size = texts.get(about.st_size, []) if stat.S_ISREG(about.st_mode) else []
+        return any(os.path.samefile(path, text) or filecmp.cmp(path, text, shallow=False) for text in same_size)
     return False
 
 

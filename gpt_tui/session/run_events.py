@@ -6,7 +6,7 @@ have a maximum number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import PurePath
@@ -187,7 +187,7 @@ def _evaluated(run: RunState, event: ev.EvalCompleted) -> RunState:
         best = best._replace(accuracy=event.accuracy, step=event.step, loss=event.loss)
     if is_best if event.is_best is None else event.is_scheduled and not event.without_improvement:
         best = best._replace(patience_from=event.step)
-    evaluations = thinned((*run.evaluations, point), MAX_EVALUATIONS)
+    evaluations = thinned((*run.evaluations, point), MAX_EVALUATIONS, lambda found: found.step == best.step)
     changed = replace(run, evaluations=evaluations, best=best, evaluating=None)
     if event.step == 0 and changed.start_scores is not None:
         return with_line(changed, f"before fine-tuning: {scores_text(event)}", "plain")
@@ -229,12 +229,19 @@ def _sampled(run: RunState, event: ev.SampleWritten) -> RunState:
     sample = Sample(
         event.step, run.elapsed_s, event.prompt, event.text, evaluation, event.copied, event.searched, event.exact_text
     )
-    return replace(run, samples=thinned((*run.samples, sample), MAX_SAMPLES))
+    samples = thinned((*run.samples, sample), MAX_SAMPLES, lambda found: found.step == run.best.step)
+    return replace(run, samples=samples)
 
 
-def thinned(items: tuple[Item, ...], maximum: int) -> tuple[Item, ...]:
-    """Return at most `maximum` items: above that, every second one of the older half is removed, never the first."""
+def thinned(
+    items: tuple[Item, ...], maximum: int, is_kept: Callable[[Item], bool] = lambda _: False
+) -> tuple[Item, ...]:
+    """Return at most `maximum` items: above that, every second one of the older half is removed.
+
+    The first one remains, and so does one for which `is_kept` is true.
+    """
     if len(items) <= maximum:
         return items
     half = len(items) // 2
-    return items[:half:2] + items[half:]
+    older = [item for number, item in enumerate(items[:half]) if number % 2 == 0 or is_kept(item)]
+    return (*older, *items[half:])

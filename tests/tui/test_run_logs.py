@@ -17,6 +17,7 @@ from gpt_core.training.events import (
     RunContinued,
     RunFinished,
     RunPaused,
+    SampleWritten,
     StepCompleted,
 )
 from gpt_tui.session import log_reader, run_finder
@@ -148,6 +149,19 @@ def test_memory_is_bounded_for_any_log(tmp_path: Path) -> None:
     assert len(history.curve.rows()) <= 4096
     assert len(history.evaluations) <= MAX_EVALUATIONS
     assert len(history.log) <= 400
+
+
+def test_the_best_evaluation_and_its_sample_stay_in_a_long_run() -> None:
+    evaluations = (
+        event
+        for n in range(1, 4 * MAX_EVALUATIONS)
+        for event in (step(n), scored(n, 0.5 if n == 9 else 0.1), SampleWritten(n, "It was", "x"))
+    )
+    history = advance_all(RunState(), [started(), *evaluations])
+    assert history.best.step == 9
+    assert 9 in {point.step for point in history.evaluations}
+    assert 9 in {sample.step for sample in history.samples}
+    assert len(history.evaluations) <= MAX_EVALUATIONS
 
 
 # -- summary
