@@ -100,7 +100,8 @@ def next_tokens(model: GPT, tokens: ArrayLike, count: int = 8) -> NextTokens:
         chosen = np.take_along_axis(logits, flat[rows, None], axis=-1)  # (R, 1)
         of_targets[rows] = np.exp(chosen[:, 0] - lse)
         ranks[rows] = 1 + (logits > chosen).sum(axis=-1)
-        entropy[rows] = lse - (np.exp(logits - lse[:, None]) * logits).sum(axis=-1)
+        surprise = np.maximum(lse[:, None] - logits, 0.0)  # -ln p, also where large logits are rounded
+        entropy[rows] = (np.exp(-surprise) * surprise).sum(axis=-1)
     return NextTokens(
         ids.reshape(B, T, K), probabilities.reshape(B, T, K), entropy.reshape(B, T),
         of_targets.reshape(B, T)[:, :-1], ranks.reshape(B, T)[:, :-1],

@@ -16,7 +16,7 @@ EFFECTS: dict[str, str] = {
     "mlp": "relu_squared is faster than gelu. swiglu has weights for its gate: take 2/3 of hidden_size.",
     "bias": "false saves a few weights, with about the same losses.",
     "tied_head": "false adds a matrix of the size of the token embedding: more capacity, more memory.",
-    "x0_shortcut": "Blocks can read the tokens themselves. Helps small models a little; it cannot be exported.",
+    "x0_shortcut": "Blocks can read the tokens themselves. Helps small models a little; only a web page can export it.",
     "init_projections": "zero starts more evenly and tolerates a larger learning rate. Without effect on a resume.",
     "learning_rate": "Too low: slow learning. Too high: the loss jumps or diverges. Try factors of three.",
     "warmup_steps": "A slow start that keeps the first updates from damaging the weights. Longer is safer.",

@@ -50,10 +50,9 @@ class Limits(NamedTuple):
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
-        """Return the limits in the settings; epochs limit no run with a time budget, and none in a race."""
+        """Return the limits in the settings."""
         limits = cls(*(getattr(settings, name) for name in cls._fields))
-        is_limited = not settings.minutes and settings.max_epochs < NO_EPOCH_LIMIT
-        return limits if is_limited else limits._replace(max_epochs=0)
+        return limits if settings.max_epochs < NO_EPOCH_LIMIT else limits._replace(max_epochs=0)
 
 
 class Score(NamedTuple):

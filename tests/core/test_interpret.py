@@ -247,6 +247,18 @@ def test_token_losses_refuse_a_sequence_longer_than_the_context_and_the_token_af
             interpret.token_losses(model, np.zeros((1, length), int))
 
 
+def test_the_entropy_of_large_logits_is_not_negative(model, tokens):
+    weights = model.parameters.tensors["wte.weight"]
+    before = weights.copy()
+    weights *= 1e4
+    try:
+        found = interpret.next_tokens(model, tokens)
+    finally:
+        weights[...] = before
+    assert np.isfinite(found.entropy).all()
+    assert found.entropy.min() >= 0
+
+
 def test_next_tokens_are_the_most_probable_in_order_with_entropy_and_rank(model, tokens, expected):
     found = interpret.next_tokens(model, tokens, count=5)
     p = reference.softmax(expected[0])

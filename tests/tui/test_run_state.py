@@ -288,9 +288,9 @@ def test_the_reason_for_the_model_of_a_time_budget_is_logged():
     assert reason in [line.text for line in advance(RunState(), started(model_reason=reason)).log]
 
 
-def test_epochs_do_not_limit_a_run_with_a_time_budget():
-    assert Limits.of(Settings(minutes=5.0, max_epochs=7)).max_epochs == 0
-    assert Limits.of(Settings(max_epochs=7)).max_epochs == 7
+@pytest.mark.parametrize("minutes", [0.0, 5.0])
+def test_epochs_limit_a_run_with_or_without_a_time_budget(minutes: float):
+    assert Limits.of(Settings(minutes=minutes, max_epochs=7)).max_epochs == 7
 
 
 def test_the_epochs_of_a_race_which_limit_no_run_are_no_limit():

@@ -3,9 +3,11 @@
 import math
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from gpt_core.config.presets import preset
+from gpt_core.config.settings import NO_EPOCH_LIMIT
 from gpt_core.errors import ConfigError
 from gpt_core.training import events as ev
 from gpt_tui.run_view.status import DROPPED_FIRST, status_rows
@@ -29,7 +31,7 @@ from gpt_tui.shared.keymap import (
 from gpt_tui.shared.rows import RULE, fit_rows
 from gpt_tui.shell.help import INDENT, KEY_WIDTH, help_text
 from gpt_tui.tabs.chat.presenter import FIELDS, initial_texts, parse_fields
-from gpt_tui.tabs.train.presenter import allowed, why_not
+from gpt_tui.tabs.train.presenter import allowed, length, why_not
 from tests.tui.samples import scored, started, step, trained
 
 
@@ -339,3 +341,19 @@ def test_the_log_of_the_app_says_when_a_stop_takes_place():
 def test_an_exchange_without_a_step_or_time_is_shown_as_nothing():
     nothing = exchanged(steps=0, sent_bytes=0, exchange_s=0.0, waited_s=0.0, training_s=0.0)
     assert exchange_text(nothing) == "0 B sent per step, 0.0% of the time, 0.0% of it hidden"
+
+
+def test_the_settings_of_a_run_are_valid_in_the_fields_of_chat():
+    settings = msgspec.structs.replace(
+        preset("nano"), max_tokens=2_000_000, top_k=3_000_000, top_p=0.9999999, temperature=0.123456789
+    )
+    sampling, _, _ = parse_fields(initial_texts(settings))
+    for name in ("max_tokens", "top_k", "top_p", "temperature"):
+        assert getattr(sampling, name) == getattr(settings, name)
+
+
+def test_the_length_of_a_run_names_all_of_its_limits():
+    settings = msgspec.structs.replace(preset("nano"), minutes=30.0)
+    assert length(settings) == "30 minutes, up to 20 epochs"
+    assert length(msgspec.structs.replace(settings, max_epochs=NO_EPOCH_LIMIT)) == "30 minutes"
+    assert length(msgspec.structs.replace(settings, minutes=0.0, max_steps=5)) == "up to 5 steps or 20 epochs"

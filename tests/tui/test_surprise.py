@@ -328,7 +328,7 @@ async def test_a_sample_in_the_runs_tab_is_scored_and_continued_by_the_model_of_
     write_log(run, run_events(100))
     async with running_app(own, size=(80, 24), watched=own if is_watched else None, max_tokens=8) as bench:
         if not is_watched:
-            bench.app.main.runs._reader.finder.around = tmp_path
+            bench.app.main.runs.include_folder(tmp_path)
             await bench.pilot.press("f5")
         await bench.until_seen("100 of 100")
         screen = await colored(bench)

@@ -6,6 +6,7 @@ Does not import Textual.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from math import log2
 
 from rich.cells import cell_len
 
@@ -107,7 +108,9 @@ def panel_lines(
 def facts(result: TokenPredictions, token: int) -> list[str]:
     """Return the numbers of a token after the first, or of the position after the text."""
     entropy = float(result.entropy[token - 1])
-    found = [f"entropy {fixed(entropy, 2)} bits, as of {counted(round(2.0**entropy), 'equal token')}"]
+    found = [f"entropy {fixed(entropy, 2)} bits"]
+    if entropy <= log2(result.vocab_size) + 1:  # not with logits so large that they are not finite numbers
+        found = [f"{found[0]}, as of {counted(round(2.0**entropy), 'equal token')}"]
     if token == len(result.ids):
         return found
     bits = float(result.bits[token - 1])

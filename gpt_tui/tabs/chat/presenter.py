@@ -10,6 +10,7 @@ from gpt_core.errors import ConfigError
 from gpt_core.generation.generator import Figures, readable
 from gpt_core.generation.sampler import Sampling
 from gpt_core.model.stored_weights import WeightFormat
+from gpt_tui.new_run.fields import text_of
 from gpt_tui.session.model_options import AvailableModels
 from gpt_tui.shared.formatting import counted, duration, short, skipped_note
 from gpt_tui.shared.sanitize import one_line, printable
@@ -93,8 +94,7 @@ def parse_fields(texts: dict[str, str]) -> ReplySettings:
 
 def initial_texts(settings: Settings) -> dict[str, str]:
     """Return the initial texts of the fields; the seed is empty."""
-    values = {field.name: getattr(settings, field.name) for field in FIELDS}
-    return {name: value if isinstance(value, str) else f"{value:g}" for name, value in values.items()} | {"seed": ""}
+    return {field.name: text_of(field.name, getattr(settings, field.name)) for field in FIELDS} | {"seed": ""}
 
 
 def hint(available: AvailableModels) -> str:

@@ -19,7 +19,7 @@ HELP: dict[str, str] = {
     "head is enlarged, and the text below is colored by its attention from the token under the cursor. Left and right "
     "choose the token, up and down the layer, comma and period the head. Look for a line beside the diagonal (the "
     "previous token), a bright first column (the first token), and stripes (a repeated text). Try: compare with the "
-    "model before the first step (b): its attention is even.",
+    "model before the first step (b): its attention is even, or with qk_norm without a pattern.",
     "heads": "Heads: a strip per attention head, a column per evaluation, the color a score: the share of attention "
     "on the token before, on the first token, or on the token that followed the present one earlier (induction, "
     "measured on random sequences that repeat), or the entropy of the attention in nats. Enter shows the next score; "

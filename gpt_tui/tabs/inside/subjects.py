@@ -184,5 +184,7 @@ def initial_model(of: Held | None) -> ModelBundle:
     settings = of.bundle.settings
     if settings.init_from:
         raise ConfigError(f"this run started from the weights of {settings.init_from}; choose that file instead (b)")
+    if of.live is None and not of.bundle.corpus_sha256:
+        raise ConfigError("the weights of this model were imported: those before its first step are unknown")
     parameters = initial_parameters(settings.shape, settings.seed, settings.init_projections)
     return dataclasses.replace(of.bundle, parameters=parameters, step=0, scores=None, path=None)

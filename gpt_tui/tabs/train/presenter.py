@@ -143,13 +143,14 @@ def text_and_size(preview: RunPreview) -> str:
 
 
 def length(settings: Settings) -> str:
-    """Return the maximum length of a run: `up to 2,000 steps or 20 epochs`, or its time budget: `5 minutes`."""
-    if settings.minutes:
-        return minutes_text(settings.minutes)
+    """Return the maximum length of a run: `up to 2,000 steps or 20 epochs`, or `5 minutes, up to 2 epochs`."""
     limits = [counted(settings.max_steps, "step")] if settings.max_steps else []
     if settings.max_epochs < NO_EPOCH_LIMIT:
         limits.append(counted(settings.max_epochs, "epoch"))
-    return f"up to {' or '.join(limits)}" if limits else "no limit of steps or epochs"
+    up_to = [f"up to {' or '.join(limits)}"] if limits else []
+    if settings.minutes:
+        return ", ".join([minutes_text(settings.minutes), *up_to])
+    return up_to[0] if up_to else "no limit of steps or epochs"
 
 
 def saving(settings: Settings) -> str:
