@@ -9,6 +9,7 @@ from typing import NamedTuple
 from xml.sax.saxutils import escape
 
 import numpy as np
+from rich.cells import cell_len
 
 from gpt_core.training.metrics import Metric
 from gpt_tui.charts.axes import YAxis, linear_ticks, tick_labels, time_labels, time_ticks
@@ -29,10 +30,14 @@ from gpt_tui.charts.series import (
 )
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.sanitize import printable
+from gpt_tui.shared.spans import shortened_names
 
 WIDTH, HEIGHT = 960, 480
 LEFT, RIGHT, TOP, BOTTOM = 76, 24, 44, 44
 PLOT_WIDTH, PLOT_HEIGHT = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+LEGEND_ROW = 18  # height
+SAMPLE, LABEL_CELL, LABEL_GAP = 24, 7, 18  # widths in the legend: colored line, cell of a label, space after it
+NAME_CELLS = (PLOT_WIDTH - SAMPLE) // LABEL_CELL - 2  # of a run's name after its number
 X_NAMES: dict[Axis, str] = {"steps": "step", "tokens": "tokens", "time": "time"}
 CSV_HEADER = ("step", "tokens", "seconds", "lowest", "highest", "smoothed", "evaluation")
 
@@ -82,9 +87,10 @@ def baseline_lines(plane: Plane, baselines: Sequence[ChartBaseline], colors: Map
 
 def overlay_lines(series: OverlaySeries, names: Mapping[int, str], colors: Mapping[str, str]) -> list[SvgLine]:
     """Return a line per compared run; `names` are those of the runs, by number."""
+    labels = shortened_names([names[line.number] for line in series.lines], NAME_CELLS)
     return [
-        SvgLine(line.x, line.y, colors[f"run-{line.number}"], 2, f"{line.number} {names[line.number]}", line.marked)
-        for line in series.lines
+        SvgLine(line.x, line.y, colors[f"run-{line.number}"], 2, f"{line.number} {label}", line.marked)
+        for line, label in zip(series.lines, labels, strict=True)
     ]
 
 
@@ -100,12 +106,17 @@ def svg(plane: Plane, scale: YAxis, axis: Axis, title: str, lines: Sequence[SvgL
         colors: The variables of the theme.
     """
     text, frame = f'fill="{colors["foreground"]}"', colors["frame"]
+    legend, rows = _legend([line for line in lines if line.label], text)
+    below = LEGEND_ROW * (rows - 1)  # what is below the first row of the legend moves down by this
+    height = HEIGHT + below
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
         'font-family="sans-serif" font-size="13">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="{colors["background"]}"/>',
+        f'<rect width="{WIDTH}" height="{height}" fill="{colors["background"]}"/>',
         f'<clipPath id="plot"><rect x="{LEFT}" y="{TOP}" width="{PLOT_WIDTH}" height="{PLOT_HEIGHT}"/></clipPath>',
         f'<text x="{LEFT}" y="20" {text} font-weight="bold">{_xml(title)}</text>',
+        *legend,
+        f'<g transform="translate(0 {below})">',
     ]
     for tick, label in zip(*scale, strict=True):
         y = TOP + float(row_of(tick, plane.y_range, PLOT_HEIGHT, plane.log))
@@ -118,8 +129,7 @@ def svg(plane: Plane, scale: YAxis, axis: Axis, title: str, lines: Sequence[SvgL
         f'<text x="{LEFT + PLOT_WIDTH / 2}" y="{HEIGHT - 6}" {text} text-anchor="middle">{X_NAMES[axis]}</text>'
     )
     parts += [f'<g clip-path="url(#plot)">{_path(plane, line)}</g>' for line in lines]
-    parts += _legend([line for line in lines if line.label], text)
-    return "\n".join([*parts, "</svg>", ""])
+    return "\n".join([*parts, "</g>", "</svg>", ""])
 
 
 def _x_ticks(plane: Plane, axis: Axis) -> Iterable[tuple[float, str]]:
@@ -150,13 +160,18 @@ def _path(plane: Plane, line: SvgLine) -> str:
     return drawn
 
 
-def _legend(lines: Sequence[SvgLine], text: str) -> list[str]:
-    parts, x = [], LEFT
+def _legend(lines: Sequence[SvgLine], text: str) -> tuple[list[str], int]:
+    """Return the legend, and its number of rows: a label that would not fit begins a new one."""
+    parts, x, row = [], LEFT, 0
     for line in lines:
-        parts.append(f'<path d="M{x} 33h18" stroke="{line.color}" stroke-width="3"/>')
-        parts.append(f'<text x="{x + 24}" y="37" {text} font-size="12">{_xml(line.label)}</text>')
-        x += 24 + 7 * len(line.label) + 18
-    return parts
+        width = SAMPLE + LABEL_CELL * cell_len(printable(line.label))
+        if x > LEFT and x + width > LEFT + PLOT_WIDTH:
+            x, row = LEFT, row + 1
+        y = 33 + LEGEND_ROW * row
+        parts.append(f'<path d="M{x} {y}h18" stroke="{line.color}" stroke-width="3"/>')
+        parts.append(f'<text x="{x + SAMPLE}" y="{y + 4}" {text} font-size="12">{_xml(line.label)}</text>')
+        x += width + LABEL_GAP
+    return parts, row + 1
 
 
 def _xml(text: str) -> str:

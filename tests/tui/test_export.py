@@ -9,12 +9,13 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
 from gpt_core.training.metrics import metric
 from gpt_tui.charts.axes import y_axis
 from gpt_tui.charts.chart import Chart
-from gpt_tui.charts.export import chart_lines, curve_csv, overlay_csv, samples_markdown, svg
-from gpt_tui.charts.overlay import NamedRun
+from gpt_tui.charts.export import WIDTH, chart_lines, curve_csv, overlay_csv, overlay_lines, samples_markdown, svg
+from gpt_tui.charts.overlay import MAX_RUNS, NamedRun, combined_range, overlay_series
 from gpt_tui.charts.series import chart_series
 from gpt_tui.session.phase import Phase
 from gpt_tui.session.run_events import advance_all
@@ -54,6 +55,33 @@ def test_losses_that_are_not_finite_are_gaps_of_an_exported_line() -> None:
     root = drawn(trained(100, lambda n: math.nan if 40 <= n < 60 else 3.0), "train_loss")
     assert max(path.attrib["d"].count("M") for path in root.iter(f"{SVG}path")) == 2
     assert drawn(trained(9, lambda n: math.inf if n == 5 else 1e300), "perplexity") is not None
+
+
+@pytest.mark.essential
+@pytest.mark.parametrize("name", ["models/lr-{}e-3-seed-1", "模型/" + "学" * 9 + "{}", "deep/" * 60 + "{}"])
+def test_the_legend_of_an_exported_comparison_keeps_within_the_picture(name: str) -> None:
+    runs = [NamedRun(number, name.format(number), learned()) for number in range(1, MAX_RUNS + 1)]
+    window = combined_range(runs, "steps")
+    series = overlay_series(runs, "train_loss", "steps", columns=1200, log=False, window=window)
+    assert series is not None
+    lines = overlay_lines(series, {run.number: run.name for run in runs}, COLORS)
+    root = ElementTree.fromstring(svg(series, y_axis(series, 16), "steps", "a", lines, COLORS))
+    labels = [element for element in root.iter(f"{SVG}text") if element.get("font-size") == "12"]
+    assert [(element.text or "")[0] for element in labels] == [str(run.number) for run in runs]
+    ends: dict[int, int] = {}  # of the last label per row
+    for element in labels:
+        x, y = int(element.attrib["x"]), int(element.attrib["y"])
+        assert x > ends.get(y, 0)
+        ends[y] = x + 7 * cell_len(element.text or "")
+    assert len(ends) > 1
+    assert max(ends.values()) <= WIDTH
+    plot = root.find(f"{SVG}g")
+    clip = root.find(f"{SVG}clipPath/{SVG}rect")
+    assert plot is not None
+    assert clip is not None
+    below = int(plot.attrib["transform"].removeprefix("translate(0 ").removesuffix(")"))
+    assert max(ends) < below + int(clip.attrib["y"])
+    assert int(root.attrib["height"]) == below + 480 == int(root.attrib["viewBox"].split()[-1])
 
 
 @pytest.mark.essential
