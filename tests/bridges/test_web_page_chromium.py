@@ -367,6 +367,28 @@ async def test_a_field_out_of_range_is_refused(trained: Path) -> None:
         assert await text_of(page) == ""
 
 
+async def test_a_field_out_of_range_is_shown_where_the_settings_are_closed(trained: Path) -> None:
+    async with opened(trained / "page.html") as page:
+        await page.fill("#max_tokens", "0")
+        await page.click("summary")
+        assert not await page.is_visible("#max_tokens")
+        await page.click("#generate")
+        await page.wait_for_selector("#max_tokens:focus:invalid")
+
+
+async def test_settings_of_a_run_out_of_the_range_of_the_fields_become_their_limits(tmp_path: Path) -> None:
+    page_file = export_model(model(top_k=10**8, top_p=1e-7, max_tokens=10**8), "html", tmp_path / "page.html").path
+    async with opened(page_file) as page:
+        assert await page.evaluate("byId('form').checkValidity()")
+        assert [await page.input_value(f"#{name}") for name in ("temperature", "top_k", "top_p", "max_tokens")] == [
+            "0.8", "1048576", "0.0001", "1000000",
+        ]  # fmt: skip
+        await page.click("#generate")
+        await until(page, "tokens.length > 0")
+        await page.click("#stop")
+        await finished(page)
+
+
 async def test_an_incomplete_file_says_so(trained: Path, tmp_path: Path) -> None:
     content = (trained / "page.html").read_bytes()
     for end in (content.rindex(b"</script>") - 10_001, content.index(b'<script type="text/plain" class="weights"')):

@@ -397,11 +397,15 @@ function onTokenKey(event) {
 
 byId("prompt").value = model.prompt;
 byId("sampling").open = matchMedia("(min-width: 40rem)").matches; // on a phone, the text comes first
-for (const [name, value] of Object.entries(model.sampling)) byId(name).value = value;
+for (const [name, value] of Object.entries(model.sampling)) {
+  const { min, max } = byId(name); // a run may have other limits
+  byId(name).value = Math.min(Math.max(value, min), max);
+}
 byId("form").addEventListener("submit", (event) => {
   event.preventDefault();
   generate();
 });
+byId("form").addEventListener("invalid", () => { byId("sampling").open = true; }, true); // shows the message
 byId("stop").addEventListener("click", stop);
 byId("continue").addEventListener("click", () => {
   if (tokens.length && !isEdited()) proceed();
