@@ -274,6 +274,103 @@ async def test_an_alternative_replaces_the_rest_of_the_text(trained: Path) -> No
         assert (await page.evaluate("tokens.map(({token}) => token)"))[: at + 1] == after
 
 
+async def test_tokens_that_spell_the_end_of_the_prompt_are_read_once(trained: Path) -> None:
+    prompt = "It was a dark n"
+    async with opened(trained / "page.html") as page:
+        await set_sampling(page, GREEDY)
+        await page.fill("#prompt", prompt)
+        await new_list(page)
+        spelled = await page.evaluate("next.before")
+        assert spelled
+        token = await page.evaluate(
+            "next.candidates.find(({token, added}) => token !== model.eos && added.length).token"
+        )
+        await choose(page, token)
+        assert await ids_of(page) == [*spelled, token]
+        await page.click(f"#token-{len(spelled)}")
+        await choose(page, token)
+        assert await ids_of(page) == [*spelled, token]
+        await page.click(f"#token-{len(spelled)}")
+        await page.evaluate("choose({token: model.eos, added: new Uint8Array(0), probability: 0})")
+        assert await page.is_visible("#end")
+        await until(page, "!isReading")
+        await choose(page, token)
+        assert await ids_of(page) == [*spelled, token]
+
+
+async def new_list(page: Any) -> None:
+    """Wait for the list of the tokens after the text of the form."""
+    await until(page, "selected < 0 && canChoose()")
+
+
+async def choose(page: Any, token: int) -> None:
+    """Click a token of the list, and wait for the list after it."""
+    await page.click(f"#candidates button[data-token='{token}']")
+    await new_list(page)
+
+
+async def ids_of(page: Any) -> list[int]:
+    """Return the ids of the tokens after the prompt."""
+    ids: list[int] = await page.evaluate("tokens.map(({token}) => token)")
+    return ids
+
+
+async def test_a_token_of_an_old_list_is_not_appended_to_an_edited_prompt(trained: Path) -> None:
+    first = "#candidates li:first-child button"
+    async with opened(trained / "page.html") as page:
+        await set_sampling(page, GREEDY)
+        await page.fill("#prompt", "The cat")
+        assert await page.get_attribute(first, "aria-disabled") == "true"
+        await page.evaluate("choose(next.candidates[0])")  # before the list follows
+        assert await ids_of(page) == []
+        await new_list(page)
+        await page.fill("#top_p", "")
+        await page.fill("#prompt", "The hat")
+        await page.wait_for_timeout(await page.evaluate("2 * DEBOUNCE_MS"))
+        await page.click(first, force=True)
+        assert await page.evaluate("byId('top_p').matches(':focus:invalid')")
+        assert await ids_of(page) == []
+        await page.fill("#max_tokens", "")  # has no effect on the list
+        await page.fill("#top_p", "1")
+        await new_list(page)
+        await page.click(first)
+        await new_list(page)
+        assert len(await ids_of(page)) > 0
+        assert (await text_of(page)).startswith("The hat")
+
+
+async def test_the_list_follows_the_prompt_of_the_form_whatever_was_selected(trained: Path) -> None:
+    async with opened(trained / "page.html") as page:
+        await set_sampling(page, GREEDY)
+        await page.fill("#max_tokens", "5")
+        lists = {}
+        for prompt in ("The hat ", "The cat "):
+            await page.fill("#prompt", prompt)
+            await new_list(page)
+            lists[prompt] = await listed(page)
+        assert lists["The hat "] != lists["The cat "]
+        await generated(page, "The cat ")
+        second = await page.evaluate("newTokens()[1]")
+        await page.fill("#prompt", "The hat ")
+        await page.click(f"#token-{second}")
+        await page.keyboard.press("Escape")
+        await new_list(page)
+        assert await listed(page) == lists["The hat "]
+        await page.click(f"#token-{second}")
+        await choose(page, next(token for token in (await listed(page))[0] if token != EOS))
+        assert len(await ids_of(page)) == second + 1
+        assert await listed(page) == lists["The hat "]
+        await page.fill("#prompt", "The cat ")
+        await page.click(f"#token-{await page.evaluate('newTokens()[0]')}")
+        await page.evaluate("choose({token: model.eos, added: new Uint8Array(0), probability: 0})")
+        await new_list(page)
+        for prompt in lists:
+            await page.fill("#prompt", prompt)
+            await new_list(page)
+            assert await listed(page) == lists[prompt]
+        assert await page.is_visible("#end")
+
+
 async def test_the_page_is_operated_by_keys_alone(trained: Path) -> None:
     async with opened(trained / "page.html") as page:
         fields = {"prompt": "The hat", "temperature": "5", "top_p": "1", "max_tokens": "30", "seed": "4"}

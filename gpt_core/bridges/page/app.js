@@ -18,6 +18,7 @@ let typingTimer = 0;
 let phase = "loading"; // loading, ready, generating, failed
 let requestId = 0;
 let isReading = false; // the probabilities that are shown are not those of the newest request
+let isOld = false; // the form has changed since the newest request
 let prompt = ""; // of the text that is shown
 let seed = newSeed(); // of the text, unless one is given
 let tokens = []; // after the prompt: id, bytes, text, and what else could have been there
@@ -76,7 +77,7 @@ const HANDLERS = {
   next(message) {
     if (message.id !== requestId) return;
     next = message;
-    if (phase !== "generating" || performance.now() - panelShownAt > PANEL_MS) showPanel();
+    if (phase === "generating" && performance.now() - panelShownAt > PANEL_MS) showPanel();
   },
   token(message) {
     if (message.id === requestId) append(message);
@@ -93,7 +94,7 @@ const HANDLERS = {
     phase = "ready";
     isReading = false;
     showPanel();
-    if (message.reason !== "read" && isEdited()) showNext();
+    if (message.reason !== "read" && isOld) showNext();
   },
   failed({ message }) {
     fail(message);
@@ -106,6 +107,7 @@ const HANDLERS = {
 function request(prompt, tokens, maxTokens) {
   clearTimeout(typingTimer);
   isReading = true;
+  isOld = false;
   const sampling = Object.fromEntries(SETTINGS.map((name) => [name, byId(name).valueAsNumber]));
   worker.postMessage({
     type: "read", id: ++requestId, prompt, tokens: tokens.map(({ token }) => token), sampling: { ...sampling, seed },
@@ -136,33 +138,32 @@ function stop() {
   if (phase === "generating") worker.postMessage({ type: "stop" });
 }
 
-/** Show the probabilities after the text or, if the prompt was edited, after the new prompt. */
+/** Show the probabilities after the text (before its end) or, if the prompt was edited, after the new prompt. */
 function showNext() {
-  if (phase !== "ready" || !byId("form").checkValidity()) return;
+  if (phase !== "ready" || !SETTINGS.every((name) => byId(name).checkValidity())) return;
   selected = -1;
   if (isEdited()) request(byId("prompt").value, [], 0);
-  else if (!hasEnded) request(prompt, tokens, 0);
+  else request(prompt, tokensBeforeEnd(), 0);
 }
 
 /** Continue with one of the tokens that are listed. */
 function choose(candidate) {
-  if (phase !== "ready" || (isReading && selected < 0)) return;
+  if (phase !== "ready" || !SETTINGS.every((name) => byId(name).reportValidity()) || !canChoose()) return;
   const shown = selected >= 0 ? tokens[selected].next : next;
-  if (selected >= 0) {
-    next = shown;
-    keep(selected);
-  } else if (isEdited() || !tokens.length) {
-    beginText();
-  } else if (hasEnded) {
-    keep(tokens.filter(({ token }) => token !== model.eos).length);
-  }
-  selected = -1;
+  if (selected >= 0) keep(selected);
+  else if (isEdited() || !tokens.length) beginText();
+  else if (hasEnded) keep(tokensBeforeEnd().length);
   for (const token of shown.before) append({ token, bytes: new Uint8Array(0), probability: 0 });
+  next = { ...shown, before: [] }; // they are in the text now
   append({ token: candidate.token, bytes: candidate.added, probability: candidate.probability });
   byId("status").textContent = count(newTokens().length, "token");
   speak("", true);
-  if (hasEnded) showPanel();
-  else request(prompt, tokens, 0);
+  showNext();
+}
+
+/** Return whether the tokens that are listed can be chosen: those after the end of the text only if they are new. */
+function canChoose() {
+  return phase === "ready" && (selected >= 0 || !(isReading || isOld));
 }
 
 function newSeed() {
@@ -207,6 +208,11 @@ function newTokens() {
   return [...tokens.keys()].filter((index) => isNew(tokens[index]));
 }
 
+/** Return the tokens without that of the end of the text, which is among them if the text ends inside a character. */
+function tokensBeforeEnd() {
+  return tokens.filter(({ token }) => token !== model.eos);
+}
+
 /** Keep the first tokens of the text, and drop the others. */
 function keep(length) {
   tokens.length = length;
@@ -243,6 +249,7 @@ function select(index) {
   clearTimeout(typingTimer);
   selected = index;
   showPanel();
+  if (isOld && selected < 0) showNext();
   if (index >= 0) byId("next").scrollIntoView({ block: "nearest" });
 }
 
@@ -347,7 +354,8 @@ function showButtons() {
   enable(byId("stop"), phase === "generating");
   enable(byId("continue"), phase === "ready" && tokens.length > 0 && !hasEnded && !isEdited());
   enable(byId("copy"), tokens.length > 0 && navigator.clipboard !== undefined);
-  for (const button of byId("candidates").querySelectorAll("button")) enable(button, phase === "ready");
+  byId("candidates").classList.toggle("outdated", phase === "ready" && !canChoose());
+  for (const button of byId("candidates").querySelectorAll("button")) enable(button, canChoose());
 }
 
 function enable(button, isEnabled) {
@@ -362,6 +370,8 @@ async function copyText() {
 
 /** Show the next token once typing pauses; a request before that makes it needless. */
 function showNextSoon() {
+  isOld = true;
+  showButtons();
   clearTimeout(typingTimer);
   typingTimer = setTimeout(showNext, DEBOUNCE_MS);
 }
@@ -413,7 +423,6 @@ byId("continue").addEventListener("click", () => {
 byId("copy").addEventListener("click", copyText);
 byId("prompt").addEventListener("input", () => {
   byId("text").classList.toggle("outdated", isEdited() && tokens.length > 0);
-  showButtons();
   showNextSoon();
 });
 for (const name of SETTINGS) byId(name).addEventListener("input", showNextSoon);
