@@ -17,6 +17,7 @@ from gpt_core.optim import optimizer_type, outer_bytes
 from gpt_core.text.reader import size_of
 from gpt_core.text.shuffled_documents import DOCUMENT_BYTES
 from gpt_core.text.token_estimate import estimate_size
+from gpt_core.text.token_stream import held_out_fraction
 from gpt_core.training.evaluation import epochs_per_evaluation, max_part_tokens
 from gpt_core.training.fine_tuning import peek_start
 from gpt_core.training.gradient_sum import summed_gradient_bytes
@@ -178,7 +179,7 @@ def read_corpus_stats(settings: Settings) -> CorpusStats:
         eval_size = sum(map(size_of, held_out.files))
         eval_tokens = round(tokens * eval_size / max(1, preview.raw_bytes))
     else:
-        eval_tokens = round(tokens * settings.val_frac)
+        eval_tokens = round(tokens * held_out_fraction(tokens, settings.val_frac))
         tokens -= eval_tokens
     is_undivided = held_out is not None  # else a run divides the text at the end of a document
     return CorpusStats(

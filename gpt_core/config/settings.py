@@ -235,7 +235,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         str, Meta(description="encoding of texts that are not UTF-8, such as cp1252 (empty: refused)")
     ] = ""
     val_frac: Annotated[
-        float, Meta(gt=0.0, lt=1.0, description="fraction of the training text held out without an eval file")
+        float, Meta(gt=0.0, lt=1.0, description="fraction of the text held out without an eval file (up to 2M tokens)")
     ] = 0.1
     hold_out: Annotated[bool, Meta(description="evaluate on the end of the training text, not on an eval text")] = False
     document: Annotated[

@@ -162,6 +162,18 @@ def test_held_out_tokens_are_not_trained_on(tmp_path: Path) -> None:
     assert found.eval_tokens / (found.train_tokens + found.eval_tokens) == pytest.approx(0.25, abs=0.01)
 
 
+def test_no_more_tokens_are_held_out_of_a_long_text_than_by_its_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpt_core.text.token_stream.MAX_HELD_OUT_TOKENS", 40)
+    settings = tiny_settings(tmp_path, eval_file="", val_frac=0.25)
+    trainer = opened(settings)
+    trainer.run.store.close()
+    assert trainer.run.texts.held_out is not None
+    assert len(trainer.run.texts.held_out) <= 40
+    assert read_corpus_stats(settings).eval_tokens == 40
+
+
 def test_an_unreadable_text_raises_an_error_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"nowhere\.en"):
         read_corpus_stats(tiny_settings(tmp_path, train_file=str(tmp_path / "nowhere.en")))

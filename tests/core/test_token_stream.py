@@ -90,6 +90,17 @@ def test_a_document_that_would_hold_out_much_more_or_less_than_the_fraction_is_s
     assert train.documents + held_out.documents == 2
 
 
+@pytest.mark.parametrize("document", [b"a" * 8, b"a" * 998])
+def test_at_most_a_fixed_number_of_tokens_of_a_long_text_is_held_out(monkeypatch, document):
+    monkeypatch.setattr("gpt_core.text.token_stream.MAX_HELD_OUT_TOKENS", 35)
+    full = tokens_of_documents([document] * 100, PIECES)
+    size = len(full) // 100
+    for fraction in (0.1, 0.5, 0.999):
+        train, held_out = split_held_out(full, fraction)
+        assert len(held_out) == (3 * size if 3 * size <= 35 else 35)
+        assert len(train) + len(held_out) == len(full)
+
+
 def test_both_parts_of_a_split_have_a_target_or_the_text_is_rejected():
     for size in range(1, 12):
         full = tokens_of_documents([b"x" * size], PIECES)

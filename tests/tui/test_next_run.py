@@ -155,6 +155,16 @@ def test_a_named_folder_comes_before_the_runs_around_it(tmp_path: Path, monkeypa
     assert newest_run("new", None, tmp_path / "nowhere") is None
 
 
+def test_the_preview_says_that_the_held_out_end_of_a_long_text_is_limited():
+    def eval_text(train_bytes: int, eval_file: str = "") -> str:
+        preview = RunPreview(preset("nano"), "", "my.txt", train_bytes, eval_file=eval_file)
+        return dict(preview_rows(preview, {}))["eval text"]
+
+    assert eval_text(10**7) == "about the last 10.0% of the text"
+    assert eval_text(10**10) == "about the last 10.0% of the text, at most 2,000,000 tokens"
+    assert eval_text(10**10, eval_file="other.txt") == "other.txt"
+
+
 def test_the_home_screen_names_the_changes_and_the_way_back():
     preview = RunPreview(preset("nano"), "", "data/raw/train.en")
     rows = dict(preview_rows(preview, {"layers": "6", "seed": "5"}))

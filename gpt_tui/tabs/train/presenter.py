@@ -11,6 +11,7 @@ from gpt_core.config.presets import CUSTOM
 from gpt_core.config.settings import NO_EPOCH_LIMIT, Settings
 from gpt_core.formats.checkpoint_header import CheckpointInfo
 from gpt_core.model.parameters import parameter_count
+from gpt_core.text.token_stream import MAX_HELD_OUT_TOKENS
 from gpt_tui.session.phase import Phase
 from gpt_tui.session.run_preview import RunPreview, StoredCheckpoints, shown_path
 from gpt_tui.session.start_text import hosts_text
@@ -100,7 +101,10 @@ def preview_rows(preview: RunPreview, changes: Mapping[str, str], model_reason: 
     settings, shape = preview.settings, preview.settings.shape
     parameters = parameter_count(shape)
     tokens = settings.batch_size * settings.seq_len
-    eval_text = preview.eval_file or f"about the last {percent(settings.val_frac)} of the text"
+    limit = ""
+    if preview.train_bytes * settings.val_frac > MAX_HELD_OUT_TOKENS:
+        limit = f", at most {integer(MAX_HELD_OUT_TOKENS)} tokens"
+    eval_text = preview.eval_file or f"about the last {percent(settings.val_frac)} of the text{limit}"
     memory = size(model_state_bytes(settings, max(1, len(preview.hosts))))
     texts = [("problem", preview.problem)]
     if not preview.problem:
