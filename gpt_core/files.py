@@ -19,6 +19,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 from gpt_core.errors import GptError, InputError, SaveError
 
@@ -225,6 +226,35 @@ def write_new(path: Path, chunks: Iterable[bytes | memoryview], head: Callable[[
         _sync_file(descriptor)
     finally:
         os.close(descriptor)  # with quotas and network file systems, write errors may be reported only here
+
+
+def try_lock(file: IO[bytes]) -> bool | None:
+    """Take the lock of an open file, which is released when the file is closed, or its process ends in any way.
+
+    Returns:
+        True if it was taken, False if another open file holds it, None where locks are not supported.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        place = file.tell()
+        file.seek(1 << 30)  # others cannot read what is locked: a place after the contents that they read
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        finally:
+            file.seek(place)
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
 
 
 def _rename_new(source: Path, target: Path) -> None:

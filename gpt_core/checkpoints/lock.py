@@ -101,7 +101,7 @@ class FolderLock:
             return
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         file = os.fdopen(os.open(self._path, flags, 0o666), "r+b", buffering=0)
-        if not _try_lock(file):
+        if files.try_lock(file) is False:  # None: nothing protects the folder from a second trainer
             reason, remedy = _describe_holder(file)
             file.close()
             raise FolderInUseError(f"{self._folder} is in use: {reason}", remedy)
@@ -248,32 +248,6 @@ def _describe_holder(file: IO[bytes]) -> tuple[str, str]:
     if holder.is_here:
         return f"process {holder.pid} is training there{command}; stop it", another_folder
     return f"a process {holder.place} is training there{command}; stop that run", another_folder
-
-
-def _try_lock(file: IO[bytes]) -> bool:
-    """Lock an open file; return False if another process holds the lock.
-
-    On a file system without locks this succeeds: then nothing protects the folder from a second trainer.
-    """
-    if sys.platform == "win32":
-        import msvcrt
-
-        file.seek(1 << 30)  # far from the process id, so that others can read it
-        with contextlib.suppress(OSError):
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            file.seek(0)
-            return True
-        file.seek(0)
-        return False
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True
 
 
 def _unlock(file: IO[bytes]) -> None:

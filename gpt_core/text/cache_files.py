@@ -6,17 +6,19 @@ import contextlib
 import os
 import re
 import secrets
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from gpt_core import files
 from gpt_core.home import cache_home
 
 TEMPORARY = "unfinished.tokens-"  # prefix of the names of files that are being written
 _TEMPORARY_NAME = re.compile(re.escape(TEMPORARY) + "[0-9]+-[0-9a-f]{12}")
 _CACHE_NAME = re.compile(r".+\.(?:tokens|pieces|baselines)-[0-9a-f]{12}")
-STALE_AFTER_S = 3600  # a temporary file not modified for this long belongs to a process that was killed
+STALE_AFTER_S = 3600  # without locks, a temporary file not modified for this long belongs to a killed process
 
 
 def is_cache_name(name: str) -> bool:
@@ -54,7 +56,10 @@ class NewCacheFile:
 
     def publish(self, name: str) -> None:
         """Give the file its final name in the folder, replacing a file or link of that name. Raises OSError."""
-        self.file.close()  # writes what is buffered
+        if sys.platform == "win32":
+            self.file.close()  # an open file cannot be renamed there
+        else:
+            self.file.flush()  # it stays open, and so locked under its temporary name
         os.replace(self._temporary, self._folder / name)
 
 
@@ -63,26 +68,38 @@ def new_cache_file(folder: Path) -> Iterator[NewCacheFile]:
     """Create a file in `folder` that appears under its final name only when it is published.
 
     Readers never see an incomplete file, and symbolic links under either name are not followed. A file that is not
-    published is removed at the end of the `with` block, as are temporary files of processes that were killed.
+    published is removed at the end of the `with` block. Before, temporary files of processes that were killed are
+    removed. The file is locked while it is written, so that others can tell it from those.
 
     Raises:
         OSError: The file cannot be created, written or renamed.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    remove_stale(folder)
     temporary = folder / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(6)}"
     try:
         with open(temporary, "xb") as file:
+            files.try_lock(file)
             yield NewCacheFile(file, folder, temporary)
     finally:
         temporary.unlink(missing_ok=True)
-    _remove_stale(folder)
 
 
-def _remove_stale(folder: Path) -> None:
+def remove_stale(folder: Path) -> None:
     """Remove the temporary files of processes that were killed while writing."""
     for path in folder.glob(f"{TEMPORARY}*"):
         with contextlib.suppress(OSError):
-            if not _TEMPORARY_NAME.fullmatch(path.name):
-                continue
-            if time.time() - path.stat().st_mtime > STALE_AFTER_S:
+            if _TEMPORARY_NAME.fullmatch(path.name) and _is_stale(path):
                 path.unlink()
+
+
+def _is_stale(path: Path) -> bool:
+    """Return True for a file that no process is writing: its lock can be taken, or without locks, it is old.
+
+    An empty file may have been created a moment ago, and not be locked yet. Raises OSError.
+    """
+    with files.open_regular(path) as file:
+        found = os.fstat(file.fileno())
+        is_free = files.try_lock(file)
+    is_old = time.time() - found.st_mtime > STALE_AFTER_S
+    return is_old if is_free is None else is_free and (found.st_size > 0 or is_old)

@@ -19,7 +19,7 @@ from gpt_core import tokenizers
 from gpt_core.errors import CorpusError, MissingPackageError, TokenizerError
 from gpt_core.progress import Progress, ignore_progress
 from gpt_core.text.baselines import read_baseline_file
-from gpt_core.text.cache_files import cache_folders, new_cache_file
+from gpt_core.text.cache_files import cache_folders, new_cache_file, remove_stale
 from gpt_core.text.documents import DocumentKind
 from gpt_core.text.reader import sample_texts, text_sha256
 from gpt_core.text.source import TextSource
@@ -53,6 +53,8 @@ def load_tokens(
         CorpusError: The text cannot be read or has no tokens, or no cache can be written.
     """
     folders = cache_folders(source.cache_path, cache_dir)
+    for folder in folders:
+        remove_stale(folder)
     sha256 = text_sha256(source, progress)
     for folder in folders:
         name = token_cache_name(source.cache_path, sha256, tokenizer.sha256, document)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import gpt_core
+from gpt_core import files
 from gpt_core.errors import CorpusError, TokenizerError
 from gpt_core.text import cache_files, corpus, token_cache, token_file
 from gpt_core.text import documents as documents_module
@@ -394,17 +395,53 @@ def test_progress_is_reported_from_0_to_1(text):
     assert all(0 <= fraction <= 1 for _, fraction in reports)
 
 
-def test_only_stale_temporary_files_of_the_cache_are_removed(text):
-    names = ("12-0123456789ab", "12-ba9876543210", "of-the-user")
-    old, new, users = (text.parent / f"{cache_files.TEMPORARY}{name}" for name in names)
-    for path in (old, new, users):
+def temporary_files(folder, *names):
+    """Create files under temporary names of the cache, one byte each."""
+    paths = [folder / f"{cache_files.TEMPORARY}{name}" for name in names]
+    for path in paths:
         path.write_bytes(b"x")
+    return paths
+
+
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_the_temporary_files_of_killed_processes_are_removed_also_if_the_text_is_cached(text, is_cached):
+    if is_cached:
+        load_tokens(any_bytes(text), PIECES, "paragraph")
+    names = ("12-0123456789ab", "12-ba9876543210", "12-ab0123456789", "of-the-user")
+    unlocked, locked, empty, users = temporary_files(text.parent, *names)
+    empty.write_bytes(b"")  # one that was created a moment ago
+    with open(locked, "r+b") as file:
+        assert files.try_lock(file)
+        load_tokens(any_bytes(text), PIECES, "paragraph")
+    assert not unlocked.exists()
+    assert locked.exists()
+    assert empty.exists()
+    assert users.exists()
+
+
+def test_without_locks_only_old_temporary_files_are_removed(text, monkeypatch):
+    monkeypatch.setattr(files, "try_lock", lambda _file: None)
+    old, new, users = temporary_files(text.parent, "12-0123456789ab", "12-ba9876543210", "of-the-user")
     for path in (old, users):
         os.utime(path, (time.time() - 7200, time.time() - 7200))
     load_tokens(any_bytes(text), PIECES, "paragraph")
     assert not old.exists()
     assert new.exists()
     assert users.exists()
+
+
+def test_the_space_of_stale_files_is_free_before_a_new_one_is_written(tmp_path):
+    (stale,) = temporary_files(tmp_path, "12-0123456789ab")
+    with new_cache_file(tmp_path):
+        assert not stale.exists()
+
+
+def test_a_file_that_is_being_written_is_not_stale(tmp_path):
+    with new_cache_file(tmp_path) as cache:
+        cache.file.write(bytes(1 << 20))
+        cache_files.remove_stale(tmp_path)
+        cache.publish("done")
+    assert (tmp_path / "done").stat().st_size == 1 << 20
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path):
