@@ -174,16 +174,22 @@ class CheckpointStore:
         listing = self.list()
         return _load_first(chat_candidates(listing), _damaged(listing), optimizer_state=False)
 
-    def space_warning(self, settings: Settings) -> str:
-        """Return a line if there is not enough disk space for two more checkpoints with these settings, else ""."""
-        needed = 2 * checkpoint_bytes(settings)
+    def space_warning(self, settings: Settings, epoch_files: int = 0) -> str:
+        """Return a line if there is not enough disk space for the checkpoints that a run will add, else "".
+
+        Args:
+            settings: Settings of the run.
+            epoch_files: Number of `epoch_NNN` files that it will save. Two more checkpoints are counted besides.
+        """
+        count = 2 + epoch_files
+        needed = count * checkpoint_bytes(settings)
         try:
             free = shutil.disk_usage(self.folder).free
         except OSError:
             return ""
         if free >= needed:
             return ""
-        space = f"{free / 1e6:,.0f} MB free, {needed / 1e6:,.0f} MB needed for two checkpoints"
+        space = f"{free / 1e6:,.0f} MB free, {needed / 1e6:,.0f} MB needed for {count:,} checkpoints"
         return f"{self.folder}: {space}; free some disk space"
 
     # ---- writing

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from gpt_core.checkpoints.store import CheckpointStore
-from gpt_core.config.settings import Settings
+from gpt_core.config.settings import NO_EPOCH_LIMIT, Settings
 from gpt_core.distributed.communicator import SINGLE_PROCESS, Communicator
 from gpt_core.formats.checkpoint_header import TRAINED
 from gpt_core.formats.training_state import TrainingState
@@ -132,6 +132,16 @@ class Run:
         """Step at which the current epoch began, or would have with the present text and batch size."""
         window = min(self.state.window, self.texts.windows.windows_per_epoch)
         return self.state.step - math.ceil(window / self.settings.batch_size)
+
+    @property
+    def epoch_files(self) -> int:
+        """Number of `epoch_NNN` files that the run has yet to save; 0 if nothing but a time budget ends it."""
+        settings, epoch, last = self.settings, self.state.epoch, self.settings.max_epochs
+        if settings.max_steps:
+            last = min(last, epoch + (settings.max_steps - self.epoch_start) // self.steps_per_epoch)
+        if not settings.save_epoch_number or settings.overfit_tiny or last >= NO_EPOCH_LIMIT:
+            return 0
+        return max(0, last // settings.save_epoch_number - epoch // settings.save_epoch_number)
 
     @cached_property
     def step_limit(self) -> int:

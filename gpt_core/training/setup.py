@@ -162,19 +162,19 @@ def assemble(
         best_restarted = check_best(checkpoint, settings, texts)
     if texts.held_out is not None:
         state.eval_sha256, state.eval_windows = eval_text_id(settings, texts.held_out)
-    return Run(
+    run = Run(
         settings=settings, preset=shape_name(settings.shape), texts=texts, tokenizer=tokenizer, parameters=parameters,
         optimizer=create_optimizer(parameters, settings, optimizer_state, average), state=state, store=store,
         outer=create_outer_optimizer(parameters, settings, momentum),
         resumed_from=checkpoint.path if checkpoint else None,
         earlier_folders=earlier_folders(checkpoint) if checkpoint else (), first_words=opening(texts.train, tokenizer),
-        precision_reason=choice.reason, best_restarted=best_restarted,
-        warnings=tuple(filter(None, (
-            *(f"skipped: {line}" for line in request.passed_over), store.space_warning(settings),
-            emulation_warning(choice), *notes, threads_warning(settings.threads), *request.raised,
-        ))),
-        model_reason=request.model_reason,
+        precision_reason=choice.reason, best_restarted=best_restarted, model_reason=request.model_reason,
     )  # fmt: skip
+    run.warnings = tuple(filter(None, (
+        *(f"skipped: {line}" for line in request.passed_over), store.space_warning(settings, run.epoch_files),
+        emulation_warning(choice), *notes, threads_warning(settings.threads), *request.raised,
+    )))  # fmt: skip
+    return run
 
 
 def earlier_folders(checkpoint: Checkpoint) -> tuple[Path, ...]:

@@ -377,4 +377,5 @@ def test_low_disk_space_is_a_warning(store, monkeypatch):
         monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
         assert bool(store.space_warning(preset("mini"))) is warned
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=5_000_000))
-    assert "5 MB free, 1,380 MB needed" in store.space_warning(preset("mini"))
+    assert "5 MB free, 1,380 MB needed for 2 checkpoints" in store.space_warning(preset("mini"))
+    assert "6,899 MB needed for 10 checkpoints" in store.space_warning(preset("mini"), 8)

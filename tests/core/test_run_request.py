@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.resolve import read_overrides
-from gpt_core.config.settings import Settings
+from gpt_core.config.settings import NO_EPOCH_LIMIT, Settings
 from gpt_core.errors import CheckpointError, ConfigError, CorpusError, ResumeTextError
 from gpt_core.formats.checkpoint import peek_checkpoint
 from gpt_core.training.events import RunStarted
@@ -206,3 +207,35 @@ def test_another_eval_text_and_one_whose_file_is_left_out_of_training_are_no_war
     for number, used in enumerate((settings, both)):
         apart = msgspec.structs.replace(used, models_dir=str(tmp_path / f"models{number}"))
         assert first_event(RunRequest(apart)).warnings == ()
+
+
+@pytest.mark.parametrize(
+    "limits", [{"max_epochs": 5}, {"max_epochs": 9, "max_steps": 60}, {"max_epochs": NO_EPOCH_LIMIT, "max_steps": 40}]
+)
+def test_the_warning_about_disk_space_counts_the_checkpoints_of_epochs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: dict[str, int]
+) -> None:
+    settings = tiny_settings(tmp_path, save_epoch_number=2, sample_tokens=0, **limits)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    train(msgspec.structs.replace(settings, models_dir=str(tmp_path / "all")))
+    count = len(list((tmp_path / "all").glob("epoch_*")))
+    assert count > 0
+    (warning,) = first_event(RunRequest(settings)).warnings
+    assert warning.endswith(f"MB needed for {count + 2} checkpoints; free some disk space")
+    if "max_steps" not in limits:
+        train(msgspec.structs.replace(settings, models_dir=str(tmp_path / "some"), max_epochs=3))
+        again = msgspec.structs.replace(settings, models_dir=str(tmp_path / "some"))
+        warnings = first_event(RunRequest(again, resume="newest")).warnings
+        assert "needed for 4 checkpoints" in " ".join(warnings), "of epochs 2, 4 and 6, the first is saved already"
+
+
+def test_the_warning_about_disk_space_counts_no_epochs_without_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    for number, changes in enumerate(
+        ({"max_epochs": NO_EPOCH_LIMIT, "save_epoch_number": 1}, {"save_epoch_number": 0})
+    ):
+        settings = tiny_settings(tmp_path, max_steps=0, models_dir=str(tmp_path / f"models{number}"), **changes)
+        (warning,) = first_event(RunRequest(settings)).warnings
+        assert "needed for 2 checkpoints" in warning

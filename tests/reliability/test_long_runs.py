@@ -99,7 +99,7 @@ def test_a_full_disk_is_reported_and_training_continues_with_valid_files(folder:
     options = training("save_every_steps=5", "eval_every_steps=5")
     with Headless(*options, "--max-steps", "40", cwd=folder, before=tuple(small_disk[: -len(PROGRAM)])) as run:
         code = run.end()
-    assert "MB needed for two checkpoints; free some disk space" in run.errors
+    assert "MB needed for 2 checkpoints; free some disk space" in run.errors
     failed = [event for event in run.events if event["event"] == "save_failed"]
     assert failed
     assert all("No space left on device" in event["error"] for event in failed)
