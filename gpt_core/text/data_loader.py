@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_core.errors import CorpusError
+from gpt_core.progress import Progress, ignore_progress
 from gpt_core.text.shuffled_documents import document_starts, in_order
 from gpt_core.text.token_stream import MIN_TOKENS, TokenStream
 from gpt_core.tokenizers import PAD
@@ -37,7 +38,15 @@ class DataLoader:
     therefore resume at any position of any epoch without a permutation in memory or in a checkpoint.
     """
 
-    def __init__(self, text: TokenStream, seq_len: int, seed: int, *, documents: bool = False) -> None:
+    def __init__(
+        self,
+        text: TokenStream,
+        seq_len: int,
+        seed: int,
+        *,
+        documents: bool = False,
+        progress: Progress = ignore_progress,
+    ) -> None:
         """Create a loader.
 
         Args:
@@ -45,6 +54,7 @@ class DataLoader:
             seq_len: Tokens per window (T).
             seed: Random seed.
             documents: Shuffle the documents before the windows; their starts are then searched in all of the text.
+            progress: Receives the fraction of the text that was searched.
 
         Raises:
             CorpusError: The text has no target, or cannot be read.
@@ -55,7 +65,7 @@ class DataLoader:
         self.windows_per_epoch = window_count(text, seq_len)
         self._block: tuple[int, int] = (-1, -1)  # epoch and number of the block of the order in `_order`
         self._order: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-        self._starts = document_starts(text) if documents else None
+        self._starts = document_starts(text, progress) if documents else None
         self._text_of_epoch: tuple[int, TokenStream] = (-1, text)
 
     def window(self, epoch: int, index: int) -> int:

@@ -146,19 +146,13 @@ class TextReader:
         for path in self._source.files:
             self._hash, self._size = hashlib.sha256(), 0
             raw = self._raw_blocks(path)
-            file = open_file(path, self._source, raw, None if self._has_digest else self._rows_read(path))
+            file = open_file(path, self._source, raw, self._rows_read(path), is_hashed=self._has_digest)
             yield file
             self._digests.append(FileDigest(file.reading, self._size, self._hash.hexdigest()))
 
     def _raw_blocks(self, path: Path) -> Iterator[bytes]:
         """Yield the bytes of a file, and hash them."""
-
-        def report(activity: str, fraction: float) -> None:
-            if len(self._source.files) > 1:
-                activity, fraction = f"{self._activity} {self._source.title}", self.raw_bytes / max(1, self._total)
-            self._progress(activity, min(fraction, 1.0))
-
-        for block in text_blocks(path, activity=self._activity, progress=report):
+        for block in text_blocks(path, activity=self._activity, progress=self._report):
             if self._has_digest:
                 self._hash.update(block)
             self._size += len(block)
@@ -166,13 +160,20 @@ class TextReader:
             yield block
 
     def _rows_read(self, path: Path) -> Progress:
-        """Return a function that counts the rows of a file that were read as its bytes."""
+        """Return a function that counts the rows of a file that were read as its bytes, and reports them."""
         before = self.raw_bytes
 
         def report(_activity: str, fraction: float) -> None:
             self.raw_bytes = before + round(fraction * size_of(path))
+            self._report(f"{self._activity} {path.name}", fraction)
 
         return report
+
+    def _report(self, activity: str, fraction: float) -> None:
+        """Report the progress in a file, or that in all of several files."""
+        if len(self._source.files) > 1:
+            activity, fraction = f"{self._activity} {self._source.title}", self.raw_bytes / max(1, self._total)
+        self._progress(activity, min(fraction, 1.0))
 
     def _counted(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
         for block in blocks:
@@ -189,7 +190,12 @@ def size_of(path: Path) -> int:
 
 
 def open_file(
-    path: Path, source: TextSource, raw: Iterator[bytes], rows_read: Progress | None = ignore_progress
+    path: Path,
+    source: TextSource,
+    raw: Iterator[bytes],
+    rows_read: Progress = ignore_progress,
+    *,
+    is_hashed: bool = False,
 ) -> OpenFile:
     """Find out how a file is read, by its name and its first bytes.
 
@@ -197,7 +203,8 @@ def open_file(
         path: File to read.
         source: Source that it is part of.
         raw: Bytes of the file.
-        rows_read: Receives the fraction of a table's rows that was read; None to read all of `raw` first.
+        rows_read: Receives the fraction of a table's rows that was read.
+        is_hashed: Read all of `raw` before a table's rows.
 
     Raises:
         CorpusError: The file cannot be read, or is not text.
@@ -212,7 +219,9 @@ def open_file(
         name, readings = name.with_suffix(""), [suffix.removeprefix(".")]
     elif suffix == PARQUET:
         _require_named_kind(path, head, suffix)
-        return OpenFile(f"parquet {source.text_field!r}", raw, _rows(path, source, raw, rows_read), True)
+        return OpenFile(
+            f"parquet {source.text_field!r}", raw, _rows(path, source, raw if is_hashed else iter(()), rows_read), True
+        )
     encoding = find_encoding(head, source.encoding)
     if found := not_text(head, "" if encoding == UTF8 else encoding):
         remedy = f"set encoding={found.encoding}" if found.encoding else found.remedy
@@ -278,14 +287,12 @@ def _begins_as_text(path: Path, source: TextSource) -> bool:
     return not not_text(head, "" if encoding == UTF8 else encoding)
 
 
-def _rows(path: Path, source: TextSource, raw: Iterator[bytes], rows_read: Progress | None) -> Iterator[bytes]:
-    """Yield the texts of a Parquet file. Its bytes cannot be read on the way, as their end is needed first."""
+def _rows(path: Path, source: TextSource, raw: Iterator[bytes], rows_read: Progress) -> Iterator[bytes]:
+    """Yield the texts of a Parquet file, after all of `raw` was read: the rows are found from the end of the file."""
     before = stamp_of(path)
-    if rows_read is None:
-        collections.deque(raw, maxlen=0)
-    else:
-        rows_read("", 0.0)
-    yield from parquet_texts(path, source.text_field, rows_read or ignore_progress)
+    collections.deque(raw, maxlen=0)
+    rows_read("", 0.0)
+    yield from parquet_texts(path, source.text_field, rows_read)
     if stamp_of(path) != before:
         raise CorpusError(f"{path} was changed while it was read; start again")
 
@@ -364,22 +371,36 @@ def first_lines(source: TextSource, count: int) -> list[bytes]:
     return found[:count]
 
 
-def sample_texts(source: TextSource, kind: DocumentKind, max_bytes: int) -> Iterator[bytes]:
+def sample_texts(
+    source: TextSource,
+    kind: DocumentKind,
+    max_bytes: int,
+    *,
+    activity: str = "sampling",
+    progress: Progress = ignore_progress,
+) -> Iterator[bytes]:
     """Yield parts of the documents of a text: all of them, or of a long text parts from regular intervals.
 
     Of a file of plain text these are windows of 1 MiB, at most `max_bytes` in all, of which only these are read. Other
     texts are read to the end; then `max_bytes` limits the files rather than the text in them.
+
+    Args:
+        source: The text.
+        kind: Kind of document of a text file.
+        max_bytes: Maximum size of the parts.
+        activity: Reported with the name of the text.
+        progress: Receives `activity` and the fraction that was read.
 
     Raises:
         CorpusError: A file cannot be read, or is not text.
     """
     first = source.files[0]
     if len(source.files) == 1 and open_file(first, source, text_blocks(first)).is_plain:
-        for window in sample_windows(first, max_bytes):
+        for window in sample_windows(first, max_bytes, activity, progress):
             yield from (part for part, _ in document_parts(without_byte_order_mark(window), kind))
         return
     stride = math.ceil(sum(map(size_of, source.files)) / max_bytes)
-    reader = TextReader(source, has_digest=False)
+    reader = TextReader(source, has_digest=False, activity=activity, progress=progress)
     read = 0
     for part, _ in reader.parts(kind):
         if read // corpus.BLOCK_BYTES % max(1, stride) == 0:
@@ -387,19 +408,22 @@ def sample_texts(source: TextSource, kind: DocumentKind, max_bytes: int) -> Iter
         read += len(part)
 
 
-def sample_windows(path: Path, max_bytes: int) -> Iterator[Iterator[bytes]]:
+def sample_windows(
+    path: Path, max_bytes: int, activity: str = "sampling", progress: Progress = ignore_progress
+) -> Iterator[Iterator[bytes]]:
     """Yield a file as streams of blocks: one stream of all, or samples of a file longer than `max_bytes`.
 
-    The samples are single blocks at regular intervals, `max_bytes` in all.
+    The samples are single blocks at regular intervals, `max_bytes` in all. `progress` receives `activity` with the name
+    of the file, and the place of each block in it.
 
     Raises:
         CorpusError: The file cannot be read.
     """
     size = size_of(path) if path.is_file() else 0
     if size <= max_bytes:
-        yield text_blocks(path)
+        yield text_blocks(path, activity=activity, progress=progress)
         return
     count = max_bytes // corpus.BLOCK_BYTES
     for window in range(count):
         start = (size - corpus.BLOCK_BYTES) * window // (count - 1)
-        yield itertools.islice(text_blocks(path, start), 1)
+        yield itertools.islice(text_blocks(path, start, activity=activity, progress=progress), 1)

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt_core.progress import Progress, ignore_progress
 from gpt_core.text.token_stream import TokenStream
 
 SCANNED = 1 << 20  # tokens in which the starts of documents are searched at once
@@ -47,9 +48,13 @@ class ShuffledDocuments:
         return np.concatenate(pieces) if pieces else np.empty(0, np.int32)
 
 
-def document_starts(text: TokenStream) -> NDArray[np.int64]:
+def document_starts(text: TokenStream, progress: Progress = ignore_progress) -> NDArray[np.int64]:
     """Return the offsets at which the documents of a text begin; the first is 0, also within a document."""
-    found = [text.document_starts(first, first + SCANNED) for first in range(0, len(text), SCANNED)]
+    found = []
+    for first in range(0, len(text), SCANNED):
+        if first > 0:  # a short text is searched at once
+            progress("finding the documents of the text", first / len(text))
+        found.append(text.document_starts(first, first + SCANNED))
     starts = np.concatenate(found)
     return starts if len(starts) and starts[0] == 0 else np.concatenate([np.zeros(1, np.int64), starts])
 

@@ -58,7 +58,7 @@ def load_tokens(
     sha256 = text_sha256(source, progress)
     for folder in folders:
         name = token_cache_name(source.cache_path, sha256, tokenizer.sha256, document)
-        if (text := open_token_file(folder / name, source, sha256, tokenizer, document)) is not None:
+        if (text := open_token_file(folder / name, source, sha256, tokenizer, document, progress)) is not None:
             return text
     failures = []
     for folder in folders:
@@ -99,8 +99,8 @@ def load_or_train_tokenizer(
     sha256 = text_sha256(source, progress)
     if (cached := cached_tokenizer(source.cache_path, sha256, vocab_size, name, document, cache_dir)) is not None:
         return cached
-    progress("training the tokenizer", 0.0)
-    tokenizer = tokenizers.train(name, sample_texts(source, document, SAMPLE_BYTES), vocab_size)
+    texts = sample_texts(source, document, SAMPLE_BYTES, activity="training the tokenizer on", progress=progress)
+    tokenizer = tokenizers.train(name, texts, vocab_size)
     for folder in cache_folders(source.cache_path, cache_dir):
         with contextlib.suppress(OSError), new_cache_file(folder) as cache:
             cache.file.write(tokenizer.to_bytes())
@@ -180,7 +180,7 @@ def _encode_into(
         sha256 = write_token_file(cache.file, source, tokenizer, document, progress).text_sha256
         name = token_cache_name(source.cache_path, sha256, tokenizer.sha256, document)
         cache.publish(name)
-    text = open_token_file(folder / name, source, sha256, tokenizer, document)
+    text = open_token_file(folder / name, source, sha256, tokenizer, document, progress)
     if text is None:
         raise OSError(errno.EIO, "the token cache could not be read back after writing")
     _remove_outdated(folder, source.cache_path, sha256)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import stat
 import zlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -12,7 +14,7 @@ import numpy as np
 
 from gpt_core.errors import CorpusError
 from gpt_core.kernels import threads
-from gpt_core.progress import Progress
+from gpt_core.progress import Progress, ignore_progress
 from gpt_core.text.corpus import BLOCK_BYTES
 from gpt_core.text.documents import DocumentKind
 from gpt_core.text.reader import TextReader, empty
@@ -86,9 +88,14 @@ def write_token_file(
 
 
 def open_token_file(
-    cache: Path, source: TextSource, sha256: str, tokenizer: Tokenizer, document: DocumentKind
+    cache: Path,
+    source: TextSource,
+    sha256: str,
+    tokenizer: Tokenizer,
+    document: DocumentKind,
+    progress: Progress = ignore_progress,
 ) -> TokenStream | None:
-    """Open the tokens of a text with this digest.
+    """Open the tokens of a text with this digest. `progress` receives the fraction of them that was checked.
 
     Returns:
         The tokens, after all of them were checked; None where `cache` is missing, damaged or of another text.
@@ -105,13 +112,14 @@ def open_token_file(
             )  # fmt: skip
             if header != expected:
                 return None
-            documents = _documents_of_valid_ids(file, header, dtype, tokenizer)
+            activity = f"checking the tokens of {source.title}"
+            documents = _documents_of_valid_ids(file, header, dtype, tokenizer, partial(progress, activity))
         ids = FileSource(cache, HEADER_BYTES, dtype)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
     if documents is None:
         return None
-    return stream_of(ids, header.count, header.text_bytes, tokenizer, sha256, source.name, documents)
+    return stream_of(ids, header.count, header.text_bytes, tokenizer, sha256, source.name, documents, progress)
 
 
 def read_header(cache: Path) -> Header | None:
@@ -132,20 +140,27 @@ def _id_dtype(tokenizer: Tokenizer) -> np.dtype[np.unsignedinteger]:
 
 
 def _documents_of_valid_ids(
-    file: BinaryIO, header: Header, dtype: np.dtype[np.unsignedinteger], tokenizer: Tokenizer
+    file: BinaryIO,
+    header: Header,
+    dtype: np.dtype[np.unsignedinteger],
+    tokenizer: Tokenizer,
+    report: Callable[[float], object],
 ) -> int | None:
     """Return the number of documents if the rest of `file` is the ids of the header, complete and valid, else None."""
     size = checksum = documents = 0
+    expected = header.count * dtype.itemsize
     while data := file.read(BLOCK_BYTES):
+        if size:  # a short text is checked at once
+            report(size / expected)
         size += len(data)
         checksum = zlib.crc32(data, checksum)
-        if size > header.count * dtype.itemsize or len(data) % dtype.itemsize:
+        if size > expected or len(data) % dtype.itemsize:
             return None
         ids = np.frombuffer(data, dtype=dtype)
         if int(ids.max()) >= tokenizer.vocab_size:
             return None
         documents += int(np.count_nonzero(ids == tokenizer.EOS))
     unsigned = msgspec.structs.replace(header, crc32=0)
-    is_complete = size == header.count * dtype.itemsize
+    is_complete = size == expected
     is_valid = is_complete and zlib.crc32(msgspec.json.encode(unsigned), checksum) == header.crc32
     return documents if is_valid else None

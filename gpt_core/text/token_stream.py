@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt_core.errors import CorpusError
+from gpt_core.progress import Progress, ignore_progress
 from gpt_core.tokenizers import BOS, Tokenizer
 from gpt_core.tokenizers.blocks import join_parts
 
@@ -215,13 +216,20 @@ def tokens_of_documents(documents: Iterable[bytes], tokenizer: Tokenizer) -> Tok
 
 
 def stream_of(
-    ids: TokenSource, count: int, size: int, tokenizer: Tokenizer, sha256: str, name: str, documents: int
+    ids: TokenSource,
+    count: int,
+    size: int,
+    tokenizer: Tokenizer,
+    sha256: str,
+    name: str,
+    documents: int,
+    progress: Progress = ignore_progress,
 ) -> TokenStream:
     """Return all tokens of a source, which encode a text of `size` bytes, or what a lossy tokenizer keeps of it."""
     separator = None if tokenizer.adds_bos else tokenizer.EOS
     lengths = tokenizer.token_lengths
     text = TokenStream(ids, 0, count, size, lengths, sha256, name, documents, separator, tokenizer.BOS)
-    return text if tokenizer.is_lossless else replace(text, bytes=bytes_between(text, 0, count))
+    return text if tokenizer.is_lossless else replace(text, bytes=bytes_between(text, 0, count, progress))
 
 
 def held_out_fraction(tokens: int, val_frac: float) -> float:
@@ -229,7 +237,9 @@ def held_out_fraction(tokens: int, val_frac: float) -> float:
     return min(val_frac, MAX_HELD_OUT_TOKENS / max(tokens, 1))
 
 
-def split_held_out(text: TokenStream, val_frac: float) -> tuple[TokenStream, TokenStream]:
+def split_held_out(
+    text: TokenStream, val_frac: float, progress: Progress = ignore_progress
+) -> tuple[TokenStream, TokenStream]:
     """Split a text into its beginning, to train on, and about `val_frac` of it at its end, held out for evaluation.
 
     At most MAX_HELD_OUT_TOKENS are held out. The split is at the first start of a document after the exact place, else
@@ -254,7 +264,7 @@ def split_held_out(text: TokenStream, val_frac: float) -> tuple[TokenStream, Tok
         for share in (held_out_fraction(text.count, 2 * fraction), fraction, fraction / 2)
     )
     cut = _first_document_from(text, place, latest) or _last_document_before(text, place, first) or place
-    token_bytes = [bytes_between(text, 0, cut), bytes_between(text, cut, text.count)]
+    token_bytes = [bytes_between(text, 0, cut, progress), bytes_between(text, cut, text.count)]
     held_out_bytes = round(text.bytes * token_bytes[1] / max(sum(token_bytes), 1))
     documents = _documents_from(text, cut)
     train = replace(text, count=cut, bytes=text.bytes - held_out_bytes, documents=text.documents - documents)
@@ -291,9 +301,11 @@ def _last_document_before(text: TokenStream, end: int, first: int) -> int | None
     return None
 
 
-def bytes_between(text: TokenStream, start: int, end: int) -> int:
+def bytes_between(text: TokenStream, start: int, end: int, progress: Progress = ignore_progress) -> int:
     """Return the number of bytes that the tokens from `start` to `end` encode."""
-    return sum(
-        int(text.token_lengths[text.read(begin, min(SEARCH_TOKENS, end - begin))].sum(dtype=np.int64))
-        for begin in range(start, end, SEARCH_TOKENS)
-    )
+    size = 0
+    for begin in range(start, end, SEARCH_TOKENS):
+        if begin > start:  # a short text is read at once
+            progress("counting the bytes of the text", (begin - start) / (end - start))
+        size += int(text.token_lengths[text.read(begin, min(SEARCH_TOKENS, end - begin))].sum(dtype=np.int64))
+    return size

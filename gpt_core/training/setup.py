@@ -306,8 +306,9 @@ def open_texts(
     if held_out is not None:
         eval_text = load_tokens(held_out, tokenizer, settings.document, progress=progress)
     else:
-        text, eval_text = split_held_out(text, settings.val_frac)
-    loader = DataLoader(text, settings.seq_len, settings.seed, documents=settings.shuffle == "documents")
+        text, eval_text = split_held_out(text, settings.val_frac, progress)
+    is_shuffled = settings.shuffle == "documents"
+    loader = DataLoader(text, settings.seq_len, settings.seed, documents=is_shuffled, progress=progress)
     source = held_out or train
     eval_sha256 = eval_text.sha256 if held_out is not None else text.sha256
     return Texts(text, loader, eval_text, source.name, len(train.files), source.cache_path, eval_sha256)
@@ -379,7 +380,7 @@ def eval_text_of_run(model: ModelBundle, progress: Progress = ignore_progress) -
         raise text_of_run_error(error, str(name), "name a text with --eval-file") from None
     file_sha256 = text.sha256
     if held_out is None:
-        text = split_held_out(text, settings.val_frac)[1]
+        text = split_held_out(text, settings.val_frac, progress)[1]
     expected, found, hashed = model.eval_sha256, text.sha256, source.name
     if not expected:  # earlier versions saved the digest of the training text alone
         expected, found, hashed = model.corpus_sha256, text_sha256(train, progress), train.name

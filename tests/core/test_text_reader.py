@@ -19,6 +19,7 @@ from gpt_core.text import documents as documents_module
 from gpt_core.text.compression import decompressed
 from gpt_core.text.preview import read_text_preview
 from gpt_core.text.reader import TextReader, documents, first_lines, require_readable, sample_texts, text_sha256
+from gpt_core.text.shuffled_documents import document_starts
 from gpt_core.text.source import TextSource, text_source
 from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
 from gpt_core.text.token_stream import split_held_out
@@ -307,6 +308,51 @@ def test_samples_of_a_long_text_of_several_files_come_from_all_of_it(
     assert len(b"".join(texts)) < 40 << 10
     assert len({text[:2] for text in texts}) > 15
     assert len(list(sample_texts(source, "paragraph", 1 << 20))) == 80
+
+
+class StoppedError(Exception):
+    """Raised to stop what reports its progress."""
+
+
+def stops_while(activity: str, function: Callable[..., object], *arguments: object, after: float = 0.0) -> bool:
+    """Return True if a function ends at a report of this activity that raises, with a fraction above `after`."""
+
+    def stop(found: str, fraction: float) -> None:
+        if found == activity and fraction > after:
+            raise StoppedError
+
+    try:
+        function(*arguments, progress=stop)
+    except StoppedError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("name", ["t.txt", "t.txt.gz", "t.jsonl", "t.parquet"])
+def test_opening_a_text_can_be_stopped_while_it_is_sampled_encoded_and_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(corpus, "BLOCK_BYTES", 1 << 10)
+    monkeypatch.setattr("gpt_core.text.token_file.BLOCK_BYTES", 1 << 10)
+    monkeypatch.setattr(records, "ROWS_PER_BATCH", 100)
+    words = random.Random(0)
+    lines = [" ".join(f"{words.random():.5f}" for _ in range(10)) for _ in range(1000)]
+    text, path = "\n\n".join(lines).encode(), tmp_path / name
+    if name.endswith("parquet"):
+        write_parquet(path, lines)
+    else:
+        path.write_bytes({"gz": gzip.compress(text), "jsonl": json_lines(*lines)}.get(name.split(".")[-1], text))
+    source = text_source(path)
+    train, load = (load_or_train_tokenizer, source, 300), (load_tokens, source, PIECES, "paragraph")
+    assert stops_while(f"training the tokenizer on {name}", *train, after=0.3)
+    assert stops_while(f"encoding {name}", *load, after=0.3)
+    assert stops_while(f"checking the tokens of {name}", *load, after=0.3)
+    tokens = load_tokens(source, PIECES, "paragraph")
+    assert stops_while(f"checking the tokens of {name}", *load, after=0.3), "the tokens are cached"
+    monkeypatch.setattr("gpt_core.text.token_stream.SEARCH_TOKENS", 1 << 10)
+    assert stops_while("counting the bytes of the text", split_held_out, tokens, 0.1, after=0.3)
+    monkeypatch.setattr("gpt_core.text.shuffled_documents.SCANNED", 1 << 10)
+    assert stops_while("finding the documents of the text", document_starts, tokens, after=0.3)
 
 
 # previews
