@@ -98,6 +98,7 @@ class DataLoader:
         if self._starts is None:
             return self.text
         if self._text_of_epoch[0] != epoch:
+            self._text_of_epoch = (-1, self.text)  # frees the previous order before the next one is computed
             numbers = np.arange(len(self._starts), dtype=np.int64)
             order = shuffled(numbers, len(numbers), epoch_keys(self.seed, epoch, "document"))
             self._text_of_epoch = (epoch, in_order(self.text, self._starts, order))

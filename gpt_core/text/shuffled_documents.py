@@ -15,8 +15,9 @@ from gpt_core.progress import Progress, ignore_progress
 from gpt_core.text.token_stream import TokenStream
 
 SCANNED = 1 << 20  # tokens in which the starts of documents are searched at once
-DOCUMENT_BYTES = 3 * 8
-"""Memory per document: its start in the text; its start and its end in the order of an epoch."""
+DOCUMENT_BYTES = 6 * 8
+"""Peak memory per document, measured while the order of an epoch is computed. Three numbers are kept: the start in the
+text, and start and end in that order."""
 
 
 class ShuffledDocuments:

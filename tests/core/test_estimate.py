@@ -49,7 +49,6 @@ from gpt_core.training.precision import PrecisionChoice
 from gpt_core.training.setup import OVERFIT_SEQ_LEN, window_length
 from gpt_core.training.trainer import Trainer
 from tests.core.checkpoint_samples import sample
-from tests.core.test_costs import allocated_bytes
 from tests.core.training_samples import open_run, tiny_settings
 
 TEXTS = CorpusStats("train.en", 3_000_000, "eval.en", 1_000_001, 100_000, True)
@@ -91,14 +90,20 @@ def test_a_run_allocates_the_estimated_memory(tmp_path: Path, changes: dict[str,
 
 
 def test_shuffled_documents_take_the_estimated_memory() -> None:
-    ids = np.tile(np.array([BOS, 10, 11], np.int32), 500)
-    text = TokenStream(MemorySource(ids), 0, len(ids), len(ids), np.ones(1000, np.uint8), "", "", 500)
-    loader, plain = DataLoader(text, 8, seed=0, documents=True), DataLoader(text, 8, seed=0)
-    for epoch in range(2):
-        loader.text_of(epoch)
-    texts = TEXTS._replace(documents=500)
+    count = 200_000
+    ids = np.tile(np.array([BOS, 10, 11], np.int32), count)
+    text = TokenStream(MemorySource(ids), 0, len(ids), len(ids), np.ones(1000, np.uint8), "", "", count)
+    tracemalloc.start()
+    try:
+        loader = DataLoader(text, 8, seed=0, documents=True)
+        for epoch in range(3):
+            loader.text_of(epoch)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    texts = TEXTS._replace(documents=count)
     memory = estimate_memory(Settings(shuffle="documents"), 2, texts)
-    assert memory.documents == allocated_bytes(loader) - allocated_bytes(plain)
+    assert memory.documents == pytest.approx(peak, rel=0.02)
     assert memory.total == estimate_memory(Settings(), 2, texts).total + memory.documents
     assert estimate_memory(Settings(shuffle="documents", overfit_tiny=True), 2, texts).documents == 0
 
