@@ -1,9 +1,13 @@
-"""Decompression of gzip and zstd data in blocks, in bounded memory however far the data expands."""
+"""Decompression of gzip and zstd data in blocks, in bounded memory however far the data expands.
+
+Data of zstd needs the memory of its window: 8 MiB at most levels, up to 2 GiB with `zstd --long=31`.
+"""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from importlib import import_module
 from typing import NamedTuple, Protocol
 
@@ -80,12 +84,15 @@ def _new_gzip() -> Decoder:
 def _zstd_format(name: str) -> Format:
     """Return the format of zstd: of the standard library from Python 3.14 on, else of the package `zstandard`.
 
+    Both refuse windows of more than 128 MiB by default, which are allowed here.
+
     Raises:
         CorpusError: Neither is installed.
     """
     try:
         library = import_module("compression.zstd")
-        new_decoder = library.ZstdDecompressor
+        window_log = library.DecompressionParameter.window_log_max
+        new_decoder = partial(library.ZstdDecompressor, options={window_log: window_log.bounds()[1]})
     except ModuleNotFoundError:
         try:
             library = import_module("zstandard")
@@ -94,5 +101,5 @@ def _zstd_format(name: str) -> Format:
                 f"{name} is zstd-compressed, but zstandard is not installed; {install_hint('zstd')}, or decompress "
                 "the file with `unzstd`"
             ) from None
-        new_decoder = library.ZstdDecompressor().decompressobj
+        new_decoder = library.ZstdDecompressor(max_window_size=1 << library.WINDOWLOG_MAX).decompressobj
     return Format("zstd", new_decoder, library.ZstdError, 1 << 8)

@@ -146,6 +146,13 @@ def test_a_compressed_file_may_hold_several_streams(tmp_path: Path, suffix: str)
     assert list(documents(file(tmp_path / f"t.txt{suffix}", data), "line")) == [b"One."] + [b"Two."] * 9
 
 
+def test_zstd_data_may_have_a_window_of_2_gib(tmp_path: Path) -> None:
+    pytest.importorskip("zstandard")
+    header = compression.MAGIC[".zst"] + bytes([0, (31 - 10) << 3])  # as `zstd --long=31` writes for a pipe
+    last_block = (len(b"One.\n") << 3 | 1).to_bytes(3, "little") + b"One.\n"
+    assert list(documents(file(tmp_path / "t.txt.zst", header + last_block), "line")) == [b"One."]
+
+
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
 def test_a_damaged_compressed_file_is_refused(tmp_path: Path, suffix: str) -> None:
     draw = random.Random(0)
