@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -76,9 +77,16 @@ def text_of(settings: Settings, names: PathLike | Iterable[PathLike]) -> TextSou
 
 
 def _cache_path(names: list[str], files: tuple[Path, ...]) -> Path:
-    """Return the path that caches are named after: the file, a name in the folder, or one beside the first file."""
+    """Return the path that caches are named after: the file, a name in the folder, or one beside the first file.
+
+    The last one depends on the names alone: caches are replaced when files are added that a pattern matches, and those
+    of other names stay.
+    """
     if len(names) == 1 and os.path.isdir(names[0]):
         folder = Path(names[0])
         return folder / (folder.resolve().name or "texts")
     first = files[0]
-    return first if len(files) == 1 else first.with_name(f"{first.name}+{len(files) - 1}")
+    if len(files) == 1:
+        return first
+    digest = hashlib.sha256(b"\0".join(os.fsencode(os.path.abspath(name)) for name in names)).hexdigest()
+    return first.with_name(f"{first.resolve().parent.name or 'texts'}+{digest[:8]}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -118,10 +119,15 @@ def test_a_source_is_named_and_cached_as_one_expects(folder: Path) -> None:
 
     assert place("texts/a.txt") == ("texts/a.txt", "a.txt", "texts/a.txt")
     assert place("texts/") == ("texts/", "texts", "texts/texts")
-    assert place("texts/*.txt") == ("texts/*.txt", "*.txt", "texts/a.txt+1")
-    assert place("texts/b.txt", "texts/a.txt") == ("texts/b.txt and 1 more", "b.txt and 1 more", "texts/b.txt+1")
+    several = [place("texts/*.txt"), place("texts/b.txt", "texts/a.txt"), place("texts/a.txt", "texts/b.txt")]
+    assert several[0][:2] == ("texts/*.txt", "*.txt")
+    assert several[1][:2] == ("texts/b.txt and 1 more", "b.txt and 1 more")
+    for *_, cache_path in several:
+        assert re.fullmatch(r"texts/texts\+[0-9a-f]{8}", cache_path)
+    assert len({cache_path for *_, cache_path in several}) == 3
     os.chdir(folder / "sub")
     assert place(".")[2] == "sub"
+    assert Path(place("../*.txt")[2]).resolve() == folder.parent / several[0][2]
 
 
 def test_a_text_that_is_given_twice_is_named_as_given_once(folder: Path) -> None:

@@ -135,6 +135,26 @@ def test_caches_of_earlier_versions_of_a_text_are_removed_and_nothing_else(text)
     assert (folder / "train.en.tokens-ba9876543210").is_dir()
 
 
+def test_caches_of_a_pattern_are_replaced_when_it_matches_more_files(tmp_path):
+    def caches_of(*names):
+        source = text_source([tmp_path / name for name in names], allow_binary=True)
+        tokenizer = load_or_train_tokenizer(source, 300)
+        load_tokens(source, tokenizer, "paragraph")
+        return {path.name for path in tmp_path.iterdir() if ".tokens-" in path.name or ".pieces-" in path.name}
+
+    for name in ("b1.txt", "b2.txt", "c1.txt"):
+        (tmp_path / name).write_bytes(LINES)
+    others = caches_of("b1.txt", "c1.txt") | caches_of("*1.txt")  # they begin with the same file
+    first = caches_of("b*.txt") - others
+    assert (len(others), len(first)) == (4, 2)
+    for name in ("b3.txt", "b0.txt"):  # after the other files, and before them
+        (tmp_path / name).write_bytes(LINES)
+        first, before = caches_of("b*.txt") - others, first
+        assert len(first) == 2
+        assert not first & before
+    assert caches_of("b1.txt", "c1.txt") == others | first
+
+
 def test_a_tokenizer_is_cached_once_where_its_folder_cannot_be_listed(text, own_cache_folder, monkeypatch):
     for name in ("listdir", "scandir"):
         original = getattr(os, name)
