@@ -47,6 +47,7 @@ MAX_TOKENIZER_BYTES = 64 << 20
 SavedState = dict[str, tuple[str, ...]]
 """Parameters that each state tensor of a checkpoint has values of."""
 
+HEADER_RESERVE_BYTES = 1 << 18  # for what settings and state gain during a run: the prompt, scores
 HUGGING_FACE_CONFIG = "config.json"  # in the folder of a model
 _START = run_files.CHECKPOINT_START
 _DIGITS = slice(safetensors.LENGTH_BYTES + len(_START), safetensors.LENGTH_BYTES + len(_START) + 64)
@@ -212,6 +213,30 @@ def encode_header(
     head = bytearray(safetensors.encode_header(layout, msgspec.structs.asdict(metadata)))
     head[_DIGITS] = hashlib.sha256(head).hexdigest().encode()
     return bytes(head)
+
+
+def require_savable(settings: Settings) -> None:
+    """Check that checkpoints with these settings can have a header: thousands of file names may be too long for it.
+
+    Raises:
+        ConfigError: They cannot.
+    """
+    tensors = saved_state(settings)
+    layout = checkpoint_layout(settings.shape, tensors, 0)
+    contents = Contents(saved_at=0.0, has_optimizer_state=True, tokenizer_bytes=0, corpus_sha256="", preset="")
+    checksums = dict.fromkeys(layout, "0" * 64)
+    try:
+        size = len(encode_header(settings, TrainingState(run_id="0"), contents, layout, checksums))
+    except SafetensorsError:
+        size = safetensors.MAX_HEADER_BYTES
+    if size + HEADER_RESERVE_BYTES > safetensors.MAX_HEADER_BYTES:
+        sizes = {name: len(msgspec.json.encode(getattr(settings, name))) for name in settings.__struct_fields__}
+        longest = max(sizes, key=sizes.__getitem__)
+        remedy = "name the folder or a pattern instead" if longest in ("train_file", "eval_file") else "shorten it"
+        raise ConfigError(
+            f"{longest}: got {sizes[longest]:,} bytes, which is too long for the header of a checkpoint "
+            f"({safetensors.MAX_HEADER_BYTES:,} bytes in all); {remedy}"
+        )
 
 
 def read_header(file: io.FileIO, path: Path) -> Header:

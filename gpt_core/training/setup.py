@@ -19,7 +19,7 @@ from gpt_core.config.validation import READING
 from gpt_core.distributed.communicator import SINGLE_PROCESS, Communicator
 from gpt_core.errors import CheckpointError, CorpusError, ResumeTextError
 from gpt_core.formats.checkpoint import Checkpoint, TrainingState, new_run_id, peek_checkpoint, same_eval_text
-from gpt_core.formats.checkpoint_header import TRAINED
+from gpt_core.formats.checkpoint_header import TRAINED, require_savable
 from gpt_core.kernels import compute_threads, threads, threads_warning
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.parameters import Parameters, initial_parameters
@@ -66,6 +66,7 @@ def open_run(
     request = request.located()
     settings, checkpoint = request.settings, request.loaded.take()
     check_ranks(len(ranks.hosts), settings.batch_size, settings.micro_batch)
+    require_savable(settings)
     ranks.watch_every(settings.heartbeat_s)
     check_same_program(ranks)
     threads.set_threads(compute_threads(settings.threads))

@@ -12,6 +12,7 @@ from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.resolve import read_overrides
 from gpt_core.config.settings import NO_EPOCH_LIMIT, Settings
 from gpt_core.errors import CheckpointError, ConfigError, CorpusError, ResumeTextError
+from gpt_core.formats import safetensors
 from gpt_core.formats.checkpoint import peek_checkpoint
 from gpt_core.training.events import RunStarted
 from gpt_core.training.request import RunRequest, resolve_request
@@ -239,3 +240,24 @@ def test_the_warning_about_disk_space_counts_no_epochs_without_a_limit(
         settings = tiny_settings(tmp_path, max_steps=0, models_dir=str(tmp_path / f"models{number}"), **changes)
         (warning,) = first_event(RunRequest(settings)).warnings
         assert "needed for 2 checkpoints" in warning
+
+
+@pytest.mark.parametrize("name", ["train_file", "eval_file"])
+def test_more_file_names_than_a_checkpoint_can_hold_are_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(safetensors, "MAX_HEADER_BYTES", 400_000)
+    settings = tiny_settings(tmp_path)
+    few, many = ((str(getattr(settings, name)),) * count for count in (10, 400_000 // len(str(tmp_path))))
+    assert first_event(RunRequest(msgspec.structs.replace(settings, **{name: few})))
+    with pytest.raises(ConfigError, match=rf"^{name}: got [0-9,]+ bytes, .*; name the folder or a pattern instead$"):
+        open_run(RunRequest(msgspec.structs.replace(settings, **{name: many}, models_dir=str(tmp_path / "other"))))
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_prompt_that_is_too_long_for_a_checkpoint_is_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(safetensors, "MAX_HEADER_BYTES", 400_000)
+    with pytest.raises(ConfigError, match=r"^sample_prompt: got 400,002 bytes, .*; shorten it$"):
+        open_run(RunRequest(tiny_settings(tmp_path, sample_prompt="x" * 400_000)))
