@@ -122,8 +122,8 @@ class Trainer:
         """Yield the events of the run, from RunStarted to RunFinished.
 
         Closing the iterator saves and ends the log, as `stop` does. An error saves, and leaves the log without an end.
-        Within a round of local steps, and while updates are skipped, both keep the last checkpoint instead; before the
-        first step of a new run there is nothing to save.
+        Within a round of local steps, and while updates are skipped, both keep the last checkpoint instead. Before the
+        first step of a new run, an error saves nothing.
         """
         finished = closed = has_log_failed = False
         try:
@@ -151,7 +151,7 @@ class Trainer:
         finally:
             self._baselines.close()
             try:
-                for outcome in () if finished else self._stop(may_wait=False):
+                for outcome in () if finished else self._stop(may_wait=False, has_failed=not closed):
                     if closed or not isinstance(outcome, ev.RunFinished):
                         _log(log, outcome)
             finally:
@@ -434,16 +434,17 @@ class Trainer:
         yield from self._saver.finish()
         yield ev.RunFinished("diverged", self.state.step, *self._saver.newest)
 
-    def _stop(self, *, may_wait: bool = True) -> Iterator[ev.AnyEvent]:
+    def _stop(self, *, may_wait: bool = True, has_failed: bool = False) -> Iterator[ev.AnyEvent]:
         """Save the current state and end the run; after a reported divergence, as a run that diverged.
 
         While updates are skipped the weights may be unusable: unless the user has requested the stop, they do not
-        replace a checkpoint of the run. Weights that are not finite never do. Nor are weights without a step saved, if
-        the user has not requested the stop: after an error, the next start in the folder may be another run.
+        replace a checkpoint of the run. Weights that are not finite never do. After an error before the first step
+        nothing is saved: the next start in the folder may have another model.
 
         Args:
             may_wait: False where no answer of the user can be waited for if the save fails: the user has not requested
                 the stop.
+            has_failed: The run ends with an error.
         """
         if not self.run.is_finite:
             yield from self._keep_last_checkpoint()
@@ -453,8 +454,9 @@ class Trainer:
             return
         yield from self._saver.finish()
         has_checkpoint = bool(self._saver.newest[0])
-        is_worth_saving = not self.state.skipped_in_a_row if has_checkpoint else self.state.step > 0
-        if may_wait or is_worth_saving:
+        is_unusable = has_checkpoint and self.state.skipped_in_a_row > 0
+        is_untrained = has_failed and not has_checkpoint and self.state.step == 0
+        if may_wait or not (is_unusable or is_untrained):
             yield from self._last_save.save(may_wait=may_wait)
         yield ev.RunFinished("stopped", self.state.step, saved=self._saver.is_saved)
 
