@@ -79,7 +79,8 @@ def new_cache_file(folder: Path) -> Iterator[NewCacheFile]:
     temporary = folder / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(6)}"
     try:
         with open(temporary, "xb") as file:
-            files.try_lock(file)
+            while files.try_lock(file) is False:  # another process looks at the file right now
+                time.sleep(0.001)
             yield NewCacheFile(file, folder, temporary)
     finally:
         temporary.unlink(missing_ok=True)
