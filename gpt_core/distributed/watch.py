@@ -262,7 +262,7 @@ def _connect(rank: int, hosts: Sequence[str], invitation: Invitation) -> Opened:
             link.sendall(f"{invitation.token} {rank}\n".encode())
             if _read_line(link) == BEAT:
                 return Opened({0: _prepared(link)}, "")
-        except OSError:
+        except (OSError, UnicodeError):  # the latter for a name that IDNA does not allow
             continue
     tried = ", ".join(f"{address}:{invitation.port}" for address in addresses)
     return Opened({}, f"{described(rank, hosts)} cannot connect to rank 0 on {hosts[0]} (tried {tried})")
@@ -289,7 +289,7 @@ def own_addresses(host: str) -> tuple[str, ...]:
     found: list[str] = []
     if sys.platform == "linux":
         found += _interface_addresses()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, UnicodeError):
         found += socket.gethostbyname_ex(host)[2]
     return tuple(address for address in dict.fromkeys(found) if not address.startswith("127."))
 

@@ -14,7 +14,7 @@ import pytest
 
 from gpt_core.distributed import watch
 from gpt_core.distributed.communicator import RankError
-from gpt_core.distributed.watch import Fault, Watch, open_links
+from gpt_core.distributed.watch import Fault, Invitation, Watch, open_links, own_addresses
 
 DEADLINE_S = 60.0
 
@@ -164,6 +164,16 @@ def test_a_rank_that_ends_without_a_fault_is_not_lost(ranks: Ranks) -> None:
     wait_until(lambda: 1 not in ranks.watches[0]._heard or ranks.watches[0].fault is not None)
     time.sleep(0.2)  # the end of the connection follows
     assert ranks.watches[0].fault is None
+
+
+@pytest.mark.parametrize("host", ["a" * 64, "a..b"])
+def test_a_host_name_that_idna_does_not_allow_is_not_looked_up(host: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    assert all(not address.startswith("127.") for address in own_addresses(host))
+    invitation = msgspec.json.encode(Invitation((), port, "token"))
+    opened = open_links(1, (host, "right"), lambda _data: invitation)
+    assert opened == ({}, f"rank 1 on right cannot connect to rank 0 on {host} (tried {host}:{port})")
 
 
 def test_other_ranks_connect_to_rank_0_with_its_token_only() -> None:
