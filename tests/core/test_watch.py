@@ -17,6 +17,7 @@ from gpt_core.distributed.communicator import RankError
 from gpt_core.distributed.watch import Fault, Invitation, Watch, open_links, own_addresses
 
 DEADLINE_S = 60.0
+SHORTEST_HEARTBEAT_S = 1.0
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -71,7 +72,7 @@ def test_a_rank_that_sends_nothing_is_lost_after_the_timeout() -> None:
 
 
 def test_a_rank_sends_beats_and_each_one_that_it_receives_restarts_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "MAX_INTERVAL_S", 0.01)
+    monkeypatch.setattr(watch, "INTERVAL_S", 0.01)
     left, right = socket.socketpair()
     found = Watch(0, ("left", "right"), {1: left}, 30.0, lambda _code: None)
     with right:
@@ -80,6 +81,19 @@ def test_a_rank_sends_beats_and_each_one_that_it_receives_restarts_the_timeout(m
         before = found._heard[1]
         right.sendall(watch.BEAT)
         wait_until(lambda: found._heard[1] > before)
+        found.close()
+
+
+def test_a_rank_sends_beats_for_the_shortest_heartbeat_before_it_knows_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Clock, "now_s", 1000.0)
+    monkeypatch.setattr("gpt_core.distributed.watch.time", Clock)
+    left, right = socket.socketpair()
+    found = Watch(1, ("left", "right"), {0: right}, 60.0, lambda _code: None)
+    with left:
+        left.settimeout(10.0)
+        for _ in range(4):
+            assert left.recv(100) == watch.BEAT
+            Clock.now_s += SHORTEST_HEARTBEAT_S / 4
         found.close()
 
 
@@ -98,14 +112,15 @@ class SuspendedSelector(selectors.DefaultSelector):
 
 
 class Clock:
-    """Module `time` whose clock can be set forward."""
+    """Module `time` whose clock can be set forward, or stands still at `now_s`."""
 
     ahead_s: ClassVar[float] = 0.0
+    now_s: ClassVar[float | None] = None
 
     @classmethod
     def monotonic(cls) -> float:
         """Return the time of this clock."""
-        return time.monotonic() + cls.ahead_s
+        return time.monotonic() + cls.ahead_s if cls.now_s is None else cls.now_s
 
 
 @pytest.fixture
