@@ -8,12 +8,13 @@ import platform
 import stat
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from gpt_core.distributed.communicator import DifferenceError, described
 from gpt_core.distributed.launch import connect, end_all_ranks, fork_rank, launched_as
 from gpt_core.distributed.watch import TURN_S
+from gpt_core.errors import EXIT_FAILED
 from gpt_tui.app.launcher_terminal import terminal_restorer
 from gpt_tui.shared.standard_streams import is_terminal
 
@@ -27,7 +28,7 @@ RESTORE_S = 0.5  # in which the terminal of the app is restored after the loss o
 
 
 def run_rank(run: Callable[[Communicator], int], describe: Callable[[BaseException], tuple[str, int]]) -> int:
-    """Run a command on this rank, and return the highest exit code of all ranks. Does not return after an error.
+    """Run a command on this rank, and return the exit code of all ranks. Does not return after an error.
 
     Rank 0 alone prints. An error of any rank ends all of them; rank 0 prints it once.
 
@@ -53,11 +54,16 @@ def run_rank(run: Callable[[Communicator], int], describe: Callable[[BaseExcepti
         wait_until_read()
         end_all_ranks(code)
     try:
-        code = max(ranks.gather_codes(run(ranks)))
+        code = code_of_all(ranks.gather_codes(run(ranks)))
         ranks.close()
     except BaseException as error:
         end_after(error, ranks, describe)
     return code
+
+
+def code_of_all(codes: Sequence[int]) -> int:
+    """Return the exit code of all ranks: EXIT_FAILED if one has it, as rank 0 without a save, else the highest."""
+    return EXIT_FAILED if EXIT_FAILED in codes else max(codes)
 
 
 def check_same_command(ranks: Communicator, command: str) -> None:
