@@ -123,12 +123,25 @@ def fork_rank(ended: Callable[[], None] = lambda: None) -> None:
     if child := os.fork():
         _wait_for(child, ended if relay is None else lambda: None)
     if relay is not None:
-        os.setpgrp()
+        leave_group()
         if child := os.fork():
             _wait_for(child, ended, relay)
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def leave_group() -> None:
+    """Enter a new process group, which takes over the terminal if the old one had it, as with `srun --pty`."""
+    old = os.getpgrp()
+    os.setpgrp()
+    with contextlib.suppress(OSError):  # standard input is not the terminal of this session
+        if os.tcgetpgrp(0) == old:
+            before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # it stops a process of the background
+            try:
+                os.tcsetpgrp(0, os.getpgrp())
+            finally:
+                signal.signal(signal.SIGTTOU, before)
 
 
 def _wait_for(child: int, ended: Callable[[], None], relay: Relay | None = None) -> NoReturn:

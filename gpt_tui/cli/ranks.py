@@ -37,7 +37,7 @@ def run_rank(run: Callable[[Communicator], int], describe: Callable[[BaseExcepti
         describe: Returns the message of an error, "" for none, and its exit code.
     """
     rank = launched_as()[0]
-    if is_terminal(sys.stdout) and not launcher_has_terminal():
+    if is_terminal(sys.stdout) and not is_terminal(sys.stdin) and not launcher_has_terminal():
         print_plain_lines()
     fork_rank(terminal_restorer() if rank == 0 else lambda: None)
     if rank:
@@ -79,7 +79,8 @@ def check_same_command(ranks: Communicator, command: str) -> None:
 def launcher_has_terminal() -> bool:
     """Return True if the process that has started this one prints to a terminal, or where that is unknown.
 
-    Open MPI gives the ranks a terminal of its own, even where the output of its `mpiexec` goes to a file.
+    Open MPI gives the ranks a terminal of its own as output, even where that of its `mpiexec` goes to a file. Their
+    input is none, unlike with `srun --pty`, whose terminal is that of the user.
     """
     try:
         output = os.open(f"/proc/{os.getppid()}/fd/1", os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gpt_tui.cli import ranks
 from gpt_tui.cli.ranks import launcher_has_terminal, print_plain_lines
 
 pty = pytest.importorskip("pty")
@@ -35,6 +36,23 @@ def test_a_launcher_prints_to_a_terminal_only_where_its_own_output_is_one(
             found.append(launcher_has_terminal())
             launcher.kill()
     assert found == [True, False, False, False]
+
+
+@pytest.mark.parametrize(("has_own_terminal", "expected"), [(True, 0), (False, 1)])
+def test_lines_are_plain_only_if_the_terminal_of_a_rank_is_not_one_for_input_too(
+    has_own_terminal: bool, expected: int, terminal: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Open MPI gives ranks a terminal for output, `srun --pty` one for both, and neither launcher prints to one."""
+    calls: list[None] = []
+    monkeypatch.setattr(ranks, "launcher_has_terminal", lambda: False)
+    monkeypatch.setattr(ranks, "print_plain_lines", lambda: calls.append(None))
+    monkeypatch.setattr(ranks, "fork_rank", lambda _ended: sys.exit())
+    with open(terminal[1], "r+b", buffering=0, closefd=False) as own, open(os.devnull) as pipe:
+        monkeypatch.setattr(sys, "stdout", own)
+        monkeypatch.setattr(sys, "stdin", own if has_own_terminal else pipe)
+        with pytest.raises(SystemExit):
+            ranks.run_rank(lambda _ranks: 0, lambda error: (str(error), 1))
+    assert len(calls) == expected
 
 
 def test_plain_lines_have_no_carriage_returns_and_no_progress_bars(

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from gpt_core.distributed.relay import open_relay
-from tests.program import environment
+from tests.program import environment, take_terminal
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="a rank is several processes only where they fork")
 TIMEOUT_S = 60.0
@@ -28,6 +28,15 @@ with open(sys.argv[1], "w") as file:
     link.sendall(b"%d\\n" % os.getpid())
     signal.pause()
     file.write("saved")
+"""
+
+RANK_WITH_TERMINAL = """
+import os, sys, termios
+from gpt_core.distributed.launch import fork_rank
+before = os.getpgrp()
+fork_rank()
+termios.tcsetattr(0, termios.TCSANOW, termios.tcgetattr(0))
+sys.exit(7 if os.getpgrp() != before else 1)
 """
 
 
@@ -75,6 +84,21 @@ def test_a_relay_passes_data_on_and_keeps_each_end_open_when_the_other_closes(la
     ranks[1].settimeout(0.1)
     with pytest.raises(TimeoutError):
         ranks[1].recv(1)
+
+
+def test_a_rank_with_a_terminal_of_its_own_keeps_it_in_its_own_process_group(launcher: socket.socket) -> None:
+    """As with `srun --pty`: a rank in the background of its terminal would be stopped when it sets the modes."""
+    leader, follower = pytest.importorskip("pty").openpty()
+    rank = subprocess.Popen(
+        [sys.executable, "-c", RANK_WITH_TERMINAL], env=environment(PMIX_SERVER_URI2=uri(launcher)),
+        stdin=follower, start_new_session=True, preexec_fn=take_terminal,
+    )  # fmt: skip
+    try:
+        assert rank.wait(TIMEOUT_S) == 7
+    finally:
+        rank.kill()
+        os.close(leader)
+        os.close(follower)
 
 
 class LaunchedRank:
