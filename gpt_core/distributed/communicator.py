@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from gpt_core.errors import EXIT_FAILED, GptError, InputError
@@ -34,7 +35,7 @@ class DifferenceError(InputError):
 class Communicator(Protocol):
     """Ranks of a run.
 
-    All methods but the last three are collective, and raise RankError if a rank fails or is lost meanwhile.
+    All methods but the last five are collective, and raise RankError if a rank fails or is lost meanwhile.
     """
 
     @property
@@ -78,6 +79,12 @@ class Communicator(Protocol):
     def check(self) -> None:
         """Raise RankError if a rank has failed or is lost. Never waits."""
 
+    def saving(self) -> AbstractContextManager[None]:
+        """Return a context in which rank 0 saves a checkpoint: the other ranks wait for it, whatever happens to one."""
+
+    def leave(self, code: int) -> NoReturn:
+        """End all ranks with this exit code, without cleaning up: if called on another rank, once rank 0 has ended."""
+
     def abort(self, code: int) -> NoReturn:
         """End all ranks at once with this exit code, without cleaning up."""
 
@@ -119,6 +126,14 @@ class SingleProcess:
 
     def check(self) -> None:
         """Do nothing: there is no other rank."""
+
+    def saving(self) -> AbstractContextManager[None]:
+        """Return a context without effect: there is no other rank."""
+        return nullcontext()
+
+    def leave(self, code: int) -> NoReturn:
+        """End the process."""
+        os._exit(code)
 
     def abort(self, code: int) -> NoReturn:
         """End the process."""

@@ -15,6 +15,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import stat
 import sys
 import time
 import warnings
@@ -40,8 +41,11 @@ RANK_VARIABLES = {
 FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 PR_SET_PDEATHSIG = 1
 END_S = 5.0  # for a launcher to end a process
+MAX_READ_S = 2.0
 GRACE_S = 60.0
-"""Time after a fault in which rank 0 saves its last state and reports the fault, before other ranks end themselves."""
+"""Time after a fault in which rank 0 reports it and ends all ranks, besides the time in which it saves."""
+MAX_SAVE_S = 3600.0
+"""Time after a fault for which rank 0 is waited for while it saves."""
 
 
 def launched_as(environ: Mapping[str, str] = os.environ) -> tuple[int, int]:
@@ -109,6 +113,27 @@ def end_all_ranks(code: int) -> NoReturn:
     os._exit(code)
 
 
+def wait_until_read() -> None:
+    """Wait until `mpiexec` has read what this rank has printed: it drops the rest when ranks are ended at once."""
+    expires_s = time.monotonic() + MAX_READ_S
+    while any(map(unread_bytes, (1, 2))) and time.monotonic() < expires_s:
+        time.sleep(0.01)
+    time.sleep(0.1)
+
+
+def unread_bytes(descriptor: int) -> int:
+    """Return the bytes in a pipe that have not been read; 0 for other files, and where that is unknown."""
+    try:
+        import fcntl
+        import termios
+
+        if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            return 0
+        return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
+    except (ImportError, OSError):
+        return 0
+
+
 def fork_rank(ended: Callable[[], None] = lambda: None) -> None:
     """Continue in a new process; this one passes on signals to it, waits for it, and exits with its code.
 
@@ -165,6 +190,6 @@ def _wait_for(child: int, ended: Callable[[], None], relay: Relay | None = None)
         code = 128 - code  # stopped before it handles signals, as all ranks are; or at the end, by an alarm
     elif code < 0:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(EXIT_FAILED))
-        time.sleep(GRACE_S)
+        time.sleep(MAX_SAVE_S + GRACE_S)
         code = EXIT_FAILED
     os._exit(code)

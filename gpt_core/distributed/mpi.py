@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -20,8 +21,8 @@ from numpy.typing import NDArray
 
 from gpt_core.distributed.communicator import RankError
 from gpt_core.distributed.cores import take_share_of_cores, usable_cores
-from gpt_core.distributed.launch import OPEN_MPI
-from gpt_core.distributed.watch import Watch, open_links
+from gpt_core.distributed.launch import OPEN_MPI, wait_until_read
+from gpt_core.distributed.watch import TURN_S, Watch, open_links
 from gpt_core.errors import EXIT_FAILED
 
 if TYPE_CHECKING:
@@ -111,6 +112,19 @@ class MpiCommunicator:
     def check(self) -> None:
         """Raise RankError if a rank has failed or is lost."""
         self.watch.check()
+
+    def saving(self) -> AbstractContextManager[None]:
+        """Return a context in which rank 0 saves a checkpoint: the other ranks wait for it, whatever happens to one."""
+        return self.watch.saving()
+
+    def leave(self, code: int) -> NoReturn:
+        """End all ranks with this exit code, without cleaning up: if called on another rank, once rank 0 has ended."""
+        self.watch.report("was stopped by a second signal", code)
+        if self.rank and not self.watch.wait_for_rank_0():
+            time.sleep(TURN_S)  # rank 0 ends this one meanwhile
+            os._exit(code)
+        wait_until_read()
+        abort(code)
 
     def abort(self, code: int) -> NoReturn:
         """End all ranks at once, with this exit code of `mpiexec`."""

@@ -3,7 +3,8 @@
 Every rank sends a beat at regular intervals from a thread of its own. A rank whose connection is closed, or that has
 not sent anything for the timeout, is lost: MPI itself may wait for it without end. A rank that fails sends its error to
 rank 0, which reports it once. Threads that wait for other ranks look at `Watch.fault`; a process that does not end by
-itself after a fault is ended by the thread of the watch.
+itself after a fault is ended by the thread of the watch: rank 0 GRACE_S after the end of its last save, which may take
+MAX_SAVE_S, and the others GRACE_S after the last beat of rank 0, which continues to send them.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from gpt_core.distributed.communicator import RankError, described
-from gpt_core.distributed.launch import GRACE_S
+from gpt_core.distributed.launch import GRACE_S, MAX_SAVE_S
 from gpt_core.errors import EXIT_FAILED
 
 CONNECT_S = 20.0
@@ -80,10 +81,12 @@ class Watch:
         self.fault: Fault | None = None
         self.timeout_s = timeout_s
         self._rank, self._hosts, self._links = rank, hosts, links
-        self._sending = threading.Lock()
+        self._sending = threading.RLock()  # a signal handler may report while the thread that it interrupts sends
         self._heard = dict.fromkeys(links, time.monotonic())
         self._unread = dict.fromkeys(links, b"")
         self._given_up_until_s = -math.inf
+        self._is_saving = False
+        self._fault_s = self._grace_s = -math.inf
         self._closing = threading.Event()
         self._abort = abort
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -109,11 +112,18 @@ class Watch:
             time.sleep(0.05)
         if self.fault is None or (self.fault.rank == 0 and self.fault.text):
             return True
-        with contextlib.suppress(OSError):
-            self._links[0].settimeout(max(0.1, expires_s - time.monotonic()))
-            while self._links[0].recv(_MAX_LINE):
-                pass
+        while 0 in self._heard and self._thread.is_alive():
+            time.sleep(0.05)
         return False
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """Context in which this rank saves a checkpoint: after a fault its process is not ended meanwhile."""
+        self._is_saving = True
+        try:
+            yield
+        finally:
+            self._is_saving = False
 
     def close(self) -> None:
         """End the watch of this rank without a fault."""
@@ -131,7 +141,7 @@ class Watch:
                 link.setblocking(False)
                 selector.register(link, selectors.EVENT_READ, rank)
             sent_s, last_s = 0.0, time.monotonic()
-            while not self._closing.is_set() and self.fault is None:
+            while not self._closing.is_set() and not self._is_grace_over():
                 ready = selector.select(0.1)
                 now = time.monotonic()
                 if now - last_s > MAX_PAUSE_S:
@@ -143,8 +153,9 @@ class Watch:
                 if now - sent_s >= INTERVAL_S:
                     self._send_all(BEAT)
                     sent_s = now
-                self._find_lost()
-        if self.fault is not None:
+                if self.fault is None:
+                    self._find_lost()
+        if self.fault is not None and not self._closing.is_set():
             self._end_process(self.fault)
 
     def _continue_after(self, pause_s: float) -> None:
@@ -164,6 +175,7 @@ class Watch:
         if not data:
             is_given_up = time.monotonic() < self._given_up_until_s  # the others have reported this rank as lost
             self._set(Fault(rank, "" if is_given_up else "the process has ended or its network is lost"))
+            self._heard.pop(rank, None)
             return False
         self._heard[rank] = time.monotonic()
         *lines, self._unread[rank] = (self._unread[rank] + data).split(b"\n")
@@ -184,14 +196,25 @@ class Watch:
 
     def _set(self, fault: Fault) -> None:
         if self.fault is None and not self._closing.is_set():
+            self._fault_s = self._grace_s = time.monotonic()
             self.fault = fault
+            if self._rank == 0:
+                self._send_all(msgspec.json.encode(Fault(fault.rank, "", fault.exit_code)) + b"\n")
+
+    def _is_grace_over(self) -> bool:
+        """Return True if this process should have ended: its main thread may be blocked in MPI, or rank 0 may hang."""
+        if self.fault is None:
+            return False
+        now = time.monotonic()
+        if self._rank:
+            self._grace_s = max(self._grace_s, self._heard.get(0, 0.0))
+        elif self._is_saving:
+            self._grace_s = min(now, self._fault_s + MAX_SAVE_S)
+        return now - self._grace_s > GRACE_S + TURN_S * self._rank
 
     def _end_process(self, fault: Fault) -> None:
-        """Abort the process if it is still running after a grace period: its main thread may be blocked in MPI."""
-        if self._rank == 0:
-            self._send_all(msgspec.json.encode(Fault(fault.rank, "", fault.exit_code)) + b"\n")
-        if self._closing.wait(GRACE_S + TURN_S * self._rank):
-            return
+        if self._rank and 0 in self._heard and not fault.text:
+            fault = Fault(0, f"has not responded for {GRACE_S:g} seconds", fault.exit_code)
         if text := self.described(fault):
             with contextlib.suppress(OSError):
                 os.write(2, f"gpt-tui: {text}\n".encode())

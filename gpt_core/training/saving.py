@@ -22,6 +22,7 @@ import msgspec
 
 from gpt_core.checkpoints.lock import LOCK
 from gpt_core.checkpoints.store import CheckpointStore
+from gpt_core.distributed.communicator import SINGLE_PROCESS, Communicator
 from gpt_core.errors import BetterModelError, CheckpointError, GptError, SaveError
 from gpt_core.formats.checkpoint import Checkpoint, CheckpointInfo, TrainingState, read_checkpoint
 from gpt_core.kernels import use_any_core
@@ -41,11 +42,17 @@ class BackgroundSave:
     `best_is_missing` is True if `best_model` could not be written. One that is better is kept, and nothing is missing.
     """
 
-    def __init__(self, store: CheckpointStore, kinds: Sequence[str], checkpoint: Checkpoint) -> None:
+    def __init__(
+        self,
+        store: CheckpointStore,
+        kinds: Sequence[str],
+        checkpoint: Checkpoint,
+        ranks: Communicator = SINGLE_PROCESS,
+    ) -> None:
         self.state = checkpoint.state
         self.results: deque[SaveResult] = deque()
         self.has_ended = self.best_is_missing = False
-        self._store, self._kinds, self._checkpoint = store, kinds, checkpoint
+        self._store, self._kinds, self._checkpoint, self._ranks = store, kinds, checkpoint, ranks
         self._error: BaseException | None = None
         self._tensors_are_written = False
         self._writing_tensors = threading.Lock()  # held until the tensors are written
@@ -77,9 +84,10 @@ class BackgroundSave:
 
     def _save_all(self) -> None:
         try:
-            for kind in self._kinds:
-                is_last = kind == self._kinds[-1]
-                self.results.append(self._save(kind, self._on_tensors_written if is_last else None))
+            with self._ranks.saving():
+                for kind in self._kinds:
+                    is_last = kind == self._kinds[-1]
+                    self.results.append(self._save(kind, self._on_tensors_written if is_last else None))
         except BaseException as error:
             self._error = error
         finally:
@@ -197,7 +205,7 @@ class Saver:
         for folder in folders:
             is_new = not os.path.lexists(folder)  # unlike `Path.exists`, also if a mount has failed
             try:
-                with CheckpointStore(folder) as store:
+                with self._run.communicator.saving(), CheckpointStore(folder) as store:
                     store.prepare(state.run_id, new_run=False)
                     path = store.save("latest", self._checkpoint())
             except GptError:
@@ -231,7 +239,7 @@ class Saver:
 
     def _start(self, kinds: Sequence[str], checkpoint: Checkpoint) -> None:
         self._last_save_s = time.monotonic()
-        self._current = BackgroundSave(self._run.store, kinds, checkpoint)
+        self._current = BackgroundSave(self._run.store, kinds, checkpoint, self._run.communicator)
 
     def _record(self, result: SaveResult, save: BackgroundSave) -> None:
         self._last_save_s = time.monotonic()

@@ -7,7 +7,7 @@ the first step, and all of them wait for the next one. From the first step on, a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
@@ -115,6 +115,14 @@ class StartingRanks:
     def check(self) -> None:
         """Raise RankError if a rank has failed or is lost."""
         self._ranks.check()
+
+    def saving(self) -> AbstractContextManager[None]:
+        """Return a context in which rank 0 saves a checkpoint."""
+        return self._ranks.saving()
+
+    def leave(self, code: int) -> NoReturn:
+        """End all ranks: if called on another rank, once rank 0 has ended."""
+        self._ranks.leave(code)
 
     def abort(self, code: int) -> NoReturn:
         """End all ranks at once."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import stat
 import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from gpt_core.distributed.communicator import DifferenceError, described
-from gpt_core.distributed.launch import connect, end_all_ranks, fork_rank, launched_as
+from gpt_core.distributed.launch import connect, end_all_ranks, fork_rank, launched_as, wait_until_read
 from gpt_core.distributed.watch import TURN_S
 from gpt_core.errors import EXIT_FAILED
 from gpt_tui.app.launcher_terminal import terminal_restorer
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from gpt_core.distributed.mpi import MpiCommunicator
 
 
-MAX_READ_S = 2.0
 RESTORE_S = 0.5  # in which the terminal of the app is restored after the loss of rank 0
 
 
@@ -126,27 +124,6 @@ def show(text: str) -> None:
     if text:
         with contextlib.suppress(OSError):
             os.write(2, f"gpt-tui: {text}\n".encode(errors="backslashreplace"))
-
-
-def wait_until_read() -> None:
-    """Wait until `mpiexec` has read what this rank has printed: it drops the rest when ranks are ended at once."""
-    expires_s = time.monotonic() + MAX_READ_S
-    while any(map(unread_bytes, (1, 2))) and time.monotonic() < expires_s:
-        time.sleep(0.01)
-    time.sleep(0.1)
-
-
-def unread_bytes(descriptor: int) -> int:
-    """Return the bytes in a pipe that have not been read; 0 for other files, and where that is unknown."""
-    try:
-        import fcntl
-        import termios
-
-        if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-            return 0
-        return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
-    except (ImportError, OSError):
-        return 0
 
 
 def flush() -> None:

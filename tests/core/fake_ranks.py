@@ -6,6 +6,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -56,6 +57,7 @@ class FakeRank:
         self.is_first_on_host = hosts.index(hosts[rank]) == rank
         self.timeout_s = 0.0
         self.sent_bytes = 0
+        self.is_saving = False
         self.fails_at = -1
         """Number of the collective operation at which this rank finds that another one is lost, -1 for none."""
         self.collectives = 0
@@ -97,8 +99,17 @@ class FakeRank:
         if self._control.barrier.broken:
             raise RankError("another rank has failed")
 
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        self.is_saving = True
+        yield
+        self.is_saving = False
+
+    def leave(self, code: int) -> NoReturn:
+        self.abort(code)
+
     def abort(self, code: int) -> NoReturn:
-        self.leave()
+        self.break_off()
         raise SystemExit(code)
 
     def _all_of(self, meeting: _Meeting, value: Any) -> list[Any]:
@@ -107,7 +118,7 @@ class FakeRank:
             raise RankError("lost")
         return meeting.all_of(self.rank, value)
 
-    def leave(self) -> None:
+    def break_off(self) -> None:
         """Let the other ranks fail where they wait for this one."""
         self._control.barrier.abort()
         self._data.barrier.abort()
@@ -123,7 +134,7 @@ def on_ranks(size: int, function: Callable[[FakeRank], T], hosts: Sequence[str] 
         try:
             return function(rank)
         except BaseException:
-            rank.leave()
+            rank.break_off()
             raise
 
     with ThreadPoolExecutor(size) as pool:

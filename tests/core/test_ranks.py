@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 from msgspec.structs import replace
 
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.settings import Settings
+from gpt_core.distributed import launch
 from gpt_core.distributed.communicator import DifferenceError, RankError
 from gpt_core.distributed.cores import share_of_cores
 from gpt_core.distributed.launch import is_of_other_mpi, launched_as
@@ -205,6 +208,55 @@ def test_the_launcher_is_found_by_its_variables() -> None:
     assert launched_as({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}) == (1, 2)
     assert launched_as({"PMIX_RANK": "3", "SLURM_NTASKS": "8"}) == (3, 8)
     assert launched_as({"SLURM_NTASKS": "8"}) == (0, 1)
+
+
+def test_the_process_that_waits_for_a_killed_rank_waits_as_long_as_rank_0_may_save(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waited: list[float] = []
+
+    def end(code: int) -> NoReturn:
+        raise SystemExit(code)
+
+    before = {name: signal.getsignal(getattr(signal, name)) for name in launch.FORWARDED}
+    monkeypatch.setattr(launch.os, "waitpid", lambda *_: (1, signal.SIGKILL))
+    monkeypatch.setattr(launch.os, "_exit", end)
+    monkeypatch.setattr(launch.time, "sleep", waited.append)
+    try:
+        with pytest.raises(SystemExit, match=r"^1$"):
+            launch._wait_for(1, lambda: None)
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+    assert waited == [launch.MAX_SAVE_S + launch.GRACE_S]
+
+
+def test_all_saves_of_rank_0_are_those_that_the_watch_waits_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[tuple[str, bool]] = []
+    save = CheckpointStore.save
+
+    def watched(store: CheckpointStore, kind: str, *arguments: Any, **options: Any) -> Path:
+        found.append((kind, rank_0.is_saving))
+        if store.folder == tmp_path / "models":
+            raise SaveError("no space left")
+        return save(store, kind, *arguments, **options)
+
+    monkeypatch.setattr(CheckpointStore, "save", watched)
+
+    def train(rank: FakeRank) -> None:
+        nonlocal rank_0
+        if rank.rank == 0:
+            rank_0 = rank
+        for _ in trainer_of(rank, settings_of(tmp_path, max_steps=2, eval_every_steps=0)).events():
+            pass
+
+    rank_0: FakeRank
+    on_ranks(2, train)
+    assert len(found) > 1
+    assert all(is_saving for _, is_saving in found)
+    assert not rank_0.is_saving
 
 
 def test_a_launcher_of_another_mpi_is_refused_unless_it_may_support_several() -> None:

@@ -166,12 +166,57 @@ def test_the_error_of_a_rank_arrives_at_rank_0_with_its_exit_code(ranks: Ranks) 
 def test_a_rank_that_does_not_end_after_a_fault_is_ended_with_the_exit_code_and_the_line(
     ranks: Ranks, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(watch, "GRACE_S", 0.0)
-    monkeypatch.setattr(watch, "TURN_S", 0.0)
+    monkeypatch.setattr(watch, "GRACE_S", 0.5)
     ranks.watches[1].report("no such text", 2)
-    wait_until(lambda: len(ranks.aborted) == 2)
-    assert sorted(ranks.aborted) == [(0, 2), (1, 2)]
+    wait_until(lambda: len(ranks.aborted) == 1)
+    assert ranks.aborted == [(0, 2)]
     assert capfd.readouterr().err == "gpt-tui: rank 1 on right: no such text\n"
+
+
+def test_no_rank_is_ended_and_all_wait_while_rank_0_saves_after_a_fault(
+    ranks: Ranks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "GRACE_S", 0.3)
+    monkeypatch.setattr(watch, "TURN_S", 0.0)
+    ends: list[bool] = []
+    with ranks.watches[0].saving():
+        ranks.watches[1].report("no such text", 2)
+        assert ranks.fault(0) == Fault(1, "no such text", 2)
+        waiting = threading.Thread(target=lambda: ends.append(ranks.watches[1].wait_for_rank_0()))
+        waiting.start()
+        time.sleep(1.0)
+        assert (ranks.aborted, ends) == ([], [])
+    ranks.ends[0].shutdown(socket.SHUT_RDWR)
+    waiting.join(DEADLINE_S)
+    assert ends == [False]
+    wait_until(lambda: len(ranks.aborted) == 2)
+
+
+def test_a_save_that_does_not_end_is_given_up_after_its_longest_time(
+    ranks: Ranks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "GRACE_S", 0.1)
+    monkeypatch.setattr(watch, "MAX_SAVE_S", 0.3)
+    with ranks.watches[0].saving():
+        ranks.watches[1].report("no such text", 2)
+        wait_until(lambda: (0, 2) in ranks.aborted)
+
+
+def test_a_rank_0_that_sends_nothing_more_after_a_fault_is_reported_and_ends_the_others(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(watch, "GRACE_S", 0.5)
+    monkeypatch.setattr(watch, "TURN_S", 0.0)
+    left, right = socket.socketpair()
+    aborted: list[int] = []
+    found = Watch(1, ("left", "right"), {0: right}, 60.0, aborted.append)
+    with left:
+        left.sendall(msgspec.json.encode(Fault(2, "", 3)) + b"\n")
+        wait_until(lambda: bool(aborted))
+        assert not found.wait_for_rank_0()
+        found.close()
+    assert aborted == [3]
+    assert capfd.readouterr().err == "gpt-tui: rank 0 on left: has not responded for 0.5 seconds\n"
 
 
 def test_a_rank_that_ends_without_a_fault_is_not_lost(ranks: Ranks) -> None:
