@@ -54,7 +54,7 @@ def run_other_rank(requested: Mapping[str, object], ranks: Communicator) -> int:
         requested: Settings that were requested for this rank.
         ranks: Ranks that train together.
     """
-    with RunSignals() as signals:
+    with RunSignals(ranks) as signals:
         train_unreported(join_run(ranks, requested), signals)
     return signals.exit_code
 
@@ -66,7 +66,7 @@ def join_app(requested: Mapping[str, object], ranks: Communicator) -> int:
         requested: Settings that were requested for this rank.
         ranks: Ranks that train together.
     """
-    with RunSignals() as signals:
+    with RunSignals(ranks) as signals:
 
         def take_part(trainer: Trainer) -> int:
             train_unreported(trainer, signals)
@@ -91,7 +91,7 @@ def run_headless(request: RunRequest, *, as_json: bool, ranks: Communicator = SI
     The code is 1 if the last save failed or the run diverged, 128 + signal number if a signal stopped the run, else 0.
     Raises the errors of `open_run` and of the trainer.
     """
-    with RunSignals() as signals:
+    with RunSignals(ranks) as signals:
         with closing(reporter_for(as_json, lambda: signals.stopped_by is not None)) as reporter:
             trainer = open_trainer(request, reporter, signals, ranks)
             for warning in (*trainer.run.warnings, *warmup_note(trainer)):

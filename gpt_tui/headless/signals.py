@@ -16,6 +16,7 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
+from gpt_core.distributed.communicator import SINGLE_PROCESS, Communicator
 from gpt_core.training.trainer import Trainer
 from gpt_tui.shared.standard_streams import is_terminal
 
@@ -42,10 +43,14 @@ class RunSignals:
     """Context manager that handles the signals of one run. Before `watch` is called there is nothing to save.
 
     The first stop signal requests a stop. A second one, at least a second later, ends the process at once, after any
-    save in progress.
+    save in progress: of a rank other than 0, after those of rank 0.
+
+    Args:
+        ranks: Ranks of the run.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: Communicator = SINGLE_PROCESS) -> None:
+        self._ranks = ranks
         self.stopped_by: signal.Signals | None = None
         self._stopped_at_s = 0.0
         self._is_done = False
@@ -98,7 +103,7 @@ class RunSignals:
             while self._trainer.saving:  # the saving thread does not depend on the interrupted one
                 time.sleep(SAVE_POLL_S)
             if not self._trainer.ending:
-                leave_now(self.exit_code)
+                leave_now(self.exit_code, self._ranks.leave)
 
     def _on_save(self, number: int, frame: FrameType | None) -> None:
         if self._trainer is not None:

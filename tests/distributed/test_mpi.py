@@ -177,6 +177,78 @@ def test_local_steps_stopped_or_killed_within_a_round_resume_exactly_from_its_st
     assert set(figures(folder / "whole")) <= set(figures(folder / "models"))
 
 
+class SlowDisk:
+    """Disk on which each write of a checkpoint waits for `unpause`, and a grace period that ends soon."""
+
+    SCRIPT = """
+import pathlib, threading, time
+from gpt_core import files
+from gpt_core.distributed import launch
+launch.GRACE_S = 2.0
+write = files.write_all
+def wait_and_write(*arguments):
+    if threading.current_thread().name == "saving":
+        pathlib.Path("saving").touch()
+        while not pathlib.Path("unpause").exists():
+            time.sleep(0.02)
+    write(*arguments)
+files.write_all = wait_and_write
+"""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.changes = {"PYTHONPATH": f"{folder / 'slow'}:{ROOT}"}
+        (folder / "slow").mkdir()
+        (folder / "slow/sitecustomize.py").write_text(self.SCRIPT)
+
+    def wait_for_save(self, launched: Launched) -> None:
+        """Wait until rank 0 saves."""
+        while not (self._folder / "saving").exists():
+            assert launched.process.poll() is None, launched.end()
+            time.sleep(0.02)
+
+    def unpause(self) -> None:
+        """Let saves be completed."""
+        (self._folder / "unpause").touch()
+
+
+def test_the_last_save_after_the_loss_of_a_rank_may_take_longer_than_the_grace_period(folder: Path) -> None:
+    disk = SlowDisk(folder)
+    launched = Launched(3, *options("save_every_steps=0"), cwd=folder, **disk.changes)
+    launched.wait_for_steps(5, folder / "models")
+    ranks = launched.ranks()
+    os.kill(ranks[1], signal.SIGKILL)
+    disk.wait_for_save(launched)
+    time.sleep(5 * 2.0)
+    disk.unpause()
+    code, output = launched.end()
+    assert code == 1, output
+    assert_reported_once(output, "rank 1 on ", "; models/ckpt_latest.safetensors holds step ")
+    wait_for_ends(list(ranks.values()))
+    assert verify_checkpoint(folder / "models/ckpt_latest.safetensors").step >= 5
+
+
+@pytest.mark.parametrize("signalled", [(0, 1, 2), (1,)])
+def test_a_second_signal_to_any_ranks_ends_them_after_the_save_in_progress(
+    signalled: tuple[int, ...], folder: Path
+) -> None:
+    disk = SlowDisk(folder)
+    launched = Launched(3, *options(), cwd=folder, **disk.changes)
+    disk.wait_for_save(launched)
+    ranks = launched.ranks()
+    for pause_s in (1.5, 3.0):
+        for rank in signalled:
+            os.kill(ranks[rank], signal.SIGTERM)
+        time.sleep(pause_s)
+    assert launched.process.poll() is None, launched.end()
+    disk.unpause()
+    code, output = launched.end()
+    assert code == 143, output
+    assert_reported_once(output, "exited at once" if 0 in signalled else "rank 1 on ")
+    wait_for_ends(list(ranks.values()))
+    assert verify_checkpoint(folder / "models/ckpt_latest.safetensors").step >= 10
+
+
 def test_errors_are_shown_once_with_the_exit_code_of_one_process(folder: Path) -> None:
     code, output = run_on(3, *options("batch_size=0"), cwd=folder)
     assert code == 2

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gpt_core.distributed.communicator import SINGLE_PROCESS
 from gpt_core.formats.checkpoint import verify_checkpoint
 from gpt_core.training.controls import TrainingControls
 from gpt_tui.headless import signals as run_signals
@@ -99,7 +100,7 @@ def test_a_later_second_signal_exits_at_once_after_any_save_in_progress(
 ) -> None:
     now, left, trainer = [100.0], [], FakeTrainer()
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(run_signals, "leave_now", left.append)
+    monkeypatch.setattr(run_signals, "leave_now", lambda code, _end: left.append(code))
     with RunSignals() as signals:
         signals.watch(trainer)  # type: ignore[arg-type]
         signal.raise_signal(signal.SIGTERM)
@@ -122,6 +123,19 @@ def test_a_later_second_signal_exits_at_once_after_any_save_in_progress(
         signal.raise_signal(signal.SIGINT)
         assert left == [143]
         assert signals.exit_code == 143
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_later_second_signal_lets_the_ranks_end_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, left = [100.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(SINGLE_PROCESS, "leave", left.append, raising=True)
+    with RunSignals(SINGLE_PROCESS) as signals:
+        signals.watch(FakeTrainer())  # type: ignore[arg-type]
+        signal.raise_signal(signal.SIGTERM)
+        now[0] += 5.0
+        signal.raise_signal(signal.SIGTERM)
+    assert left == [143]
 
 
 @pytest.mark.usefixtures("handlers")
