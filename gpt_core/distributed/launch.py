@@ -46,6 +46,8 @@ GRACE_S = 60.0
 """Time after a fault in which rank 0 reports it and ends all ranks, besides the time in which it saves."""
 MAX_SAVE_S = 3600.0
 """Time after a fault for which rank 0 is waited for while it saves."""
+_connected_marks: list[int] = []
+"""Pipe in which a rank tells the process that waits for it that it is connected."""
 
 
 def launched_as(environ: Mapping[str, str] = os.environ) -> tuple[int, int]:
@@ -98,7 +100,10 @@ def connect() -> MpiCommunicator:
         raise ConfigError(f"mpiexec has started {expected} ranks, but mpi4py's MPI ({library}) found {found}{hint}")
     from gpt_core.distributed.mpi import MpiCommunicator
 
-    return MpiCommunicator()
+    communicator = MpiCommunicator()
+    for mark in _connected_marks:
+        os.write(mark, b"1")
+    return communicator
 
 
 def end_all_ranks(code: int) -> NoReturn:
@@ -145,12 +150,14 @@ def fork_rank(ended: Callable[[], None] = lambda: None) -> None:
     if not hasattr(os, "fork"):
         return
     relay = open_relay(os.environ)
+    connected, mark = os.pipe()
+    _connected_marks.append(mark)
     if child := os.fork():
-        _wait_for(child, ended if relay is None else lambda: None)
+        _wait_for(child, connected, ended if relay is None else lambda: None)
     if relay is not None:
         leave_group()
         if child := os.fork():
-            _wait_for(child, ended, relay)
+            _wait_for(child, connected, ended, relay)
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -169,7 +176,15 @@ def leave_group() -> None:
                 signal.signal(signal.SIGTTOU, before)
 
 
-def _wait_for(child: int, ended: Callable[[], None], relay: Relay | None = None) -> NoReturn:
+def _wait_for(child: int, connected: int, ended: Callable[[], None], relay: Relay | None = None) -> NoReturn:
+    """Wait for a rank, and exit with its code.
+
+    Args:
+        child: Its process.
+        connected: Pipe with a byte in it once the rank is connected, so that others find its loss.
+        ended: Called as soon as it has ended.
+        relay: Relay of its connection to the launcher.
+    """
     forwarded: list[int] = []
 
     def pass_on(number: int, _frame: FrameType | None = None) -> None:
@@ -190,6 +205,7 @@ def _wait_for(child: int, ended: Callable[[], None], relay: Relay | None = None)
         code = 128 - code  # stopped before it handles signals, as all ranks are; or at the end, by an alarm
     elif code < 0:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(EXIT_FAILED))
-        time.sleep(MAX_SAVE_S + GRACE_S)
+        saves_elsewhere = unread_bytes(connected) > 0 and launched_as()[0] > 0  # rank 0 saves, and then ends all ranks
+        time.sleep(GRACE_S + (MAX_SAVE_S if saves_elsewhere else 0.0))
         code = EXIT_FAILED
     os._exit(code)

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -60,7 +61,7 @@ class MpiCommunicator:
         if errors := [text for text in world.allgather(error) if text]:
             raise RankError(f"{errors[-1]}; allow TCP connections between these machines")
         self._control, self._data = world.Dup(), world.Dup()
-        self.watch = Watch(self.rank, self.hosts, links, DEFAULT_TIMEOUT_S, abort)
+        self.watch = Watch(self.rank, self.hosts, links, DEFAULT_TIMEOUT_S, partial(abort, flush=False))
 
     def gather(self, values: Numbers) -> Numbers:
         """Return the values of all ranks, a row per rank; their number must be the same on all ranks."""
@@ -124,7 +125,7 @@ class MpiCommunicator:
             time.sleep(TURN_S)  # rank 0 ends this one meanwhile
             os._exit(code)
         wait_until_read()
-        abort(code)
+        abort(code, flush=False)  # the interrupted code may be writing
 
     def abort(self, code: int) -> NoReturn:
         """End all ranks at once, with this exit code of `mpiexec`."""
@@ -159,10 +160,16 @@ class MpiCommunicator:
             raise RankError(f"MPI: {error}", EXIT_FAILED) from None
 
 
-def abort(code: int) -> NoReturn:
-    """End all ranks at once, with this exit code of `mpiexec` and without a message of MPI."""
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
+def abort(code: int, *, flush: bool = True) -> NoReturn:
+    """End all ranks at once, with this exit code of `mpiexec` and without a message of MPI.
+
+    Args:
+        code: The exit code.
+        flush: Write what standard output holds, which may block.
+    """
+    if flush:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     if MPI.get_vendor()[0] != OPEN_MPI:  # its mpiexec does the same when a rank exits; it may have ended already
         MPI.COMM_WORLD.Abort(code)

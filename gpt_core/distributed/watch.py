@@ -102,8 +102,11 @@ class Watch:
         return f"{described(fault.rank, self._hosts)}: {fault.text}" if fault.text else ""
 
     def report(self, text: str, exit_code: int) -> None:
-        """Send the error of this rank to rank 0; of rank 0, end the others."""
-        self._send_all(msgspec.json.encode(Fault(self._rank, text if self._rank else "", exit_code)) + b"\n")
+        """Send the error of this rank to rank 0; of rank 0, end the others, and this one after the grace period."""
+        if self._rank:
+            self._send_all(msgspec.json.encode(Fault(self._rank, text, exit_code)) + b"\n")
+        else:
+            self._set(Fault(0, "", exit_code))
 
     def wait_for_rank_0(self) -> bool:
         """After an error of this rank: wait until rank 0 has ended the run. Return True if rank 0 itself is lost."""
@@ -142,7 +145,11 @@ class Watch:
                 selector.register(link, selectors.EVENT_READ, rank)
             sent_s, last_s = 0.0, time.monotonic()
             while not self._closing.is_set() and not self._is_grace_over():
-                ready = selector.select(0.1)
+                if selector.get_map():
+                    ready = selector.select(0.1)
+                else:  # Windows cannot wait for no connection at all
+                    ready = []
+                    self._closing.wait(0.1)
                 now = time.monotonic()
                 if now - last_s > MAX_PAUSE_S:
                     self._continue_after(now - last_s)

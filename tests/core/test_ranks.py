@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 from typing import Any, NoReturn
@@ -210,8 +211,16 @@ def test_the_launcher_is_found_by_its_variables() -> None:
     assert launched_as({"SLURM_NTASKS": "8"}) == (0, 1)
 
 
+@pytest.mark.parametrize(
+    ("rank", "is_connected", "expected"),
+    [
+        (1, True, launch.MAX_SAVE_S + launch.GRACE_S),
+        (1, False, launch.GRACE_S),  # no other rank finds its loss
+        (0, True, launch.GRACE_S),  # which is the one that saves
+    ],
+)
 def test_the_process_that_waits_for_a_killed_rank_waits_as_long_as_rank_0_may_save(
-    monkeypatch: pytest.MonkeyPatch,
+    rank: int, is_connected: bool, expected: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[float] = []
 
@@ -222,13 +231,18 @@ def test_the_process_that_waits_for_a_killed_rank_waits_as_long_as_rank_0_may_sa
     monkeypatch.setattr(launch.os, "waitpid", lambda *_: (1, signal.SIGKILL))
     monkeypatch.setattr(launch.os, "_exit", end)
     monkeypatch.setattr(launch.time, "sleep", waited.append)
+    monkeypatch.setattr(launch, "launched_as", lambda: (rank, 2))
+    connected, mark = os.pipe()
+    os.write(mark, b"1" * is_connected)
     try:
         with pytest.raises(SystemExit, match=r"^1$"):
-            launch._wait_for(1, lambda: None)
+            launch._wait_for(1, connected, lambda: None)
     finally:
         for name, handler in before.items():
             signal.signal(getattr(signal, name), handler)
-    assert waited == [launch.MAX_SAVE_S + launch.GRACE_S]
+        os.close(connected)
+        os.close(mark)
+    assert waited == [expected]
 
 
 def test_all_saves_of_rank_0_are_those_that_the_watch_waits_for(

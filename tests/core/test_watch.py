@@ -173,10 +173,18 @@ def test_a_rank_that_does_not_end_after_a_fault_is_ended_with_the_exit_code_and_
     assert capfd.readouterr().err == "gpt-tui: rank 1 on right: no such text\n"
 
 
+def test_rank_0_that_does_not_end_after_its_own_error_is_ended(ranks: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "GRACE_S", 0.5)
+    ranks.watches[0].report("", 2)
+    assert ranks.fault(1) == Fault(0, "", 2)
+    wait_until(lambda: (0, 2) in ranks.aborted)
+
+
 def test_no_rank_is_ended_and_all_wait_while_rank_0_saves_after_a_fault(
     ranks: Ranks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "GRACE_S", 0.3)
+    monkeypatch.setattr(watch, "INTERVAL_S", 0.01)
+    monkeypatch.setattr(watch, "GRACE_S", 1.0)
     monkeypatch.setattr(watch, "TURN_S", 0.0)
     ends: list[bool] = []
     with ranks.watches[0].saving():
@@ -184,7 +192,7 @@ def test_no_rank_is_ended_and_all_wait_while_rank_0_saves_after_a_fault(
         assert ranks.fault(0) == Fault(1, "no such text", 2)
         waiting = threading.Thread(target=lambda: ends.append(ranks.watches[1].wait_for_rank_0()))
         waiting.start()
-        time.sleep(1.0)
+        time.sleep(2.5)
         assert (ranks.aborted, ends) == ([], [])
     ranks.ends[0].shutdown(socket.SHUT_RDWR)
     waiting.join(DEADLINE_S)

@@ -126,7 +126,9 @@ def test_a_later_second_signal_exits_at_once_after_any_save_in_progress(
 
 
 @pytest.mark.usefixtures("handlers")
-def test_a_later_second_signal_lets_the_ranks_end_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_later_second_signal_ends_the_ranks_through_their_communicator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now, left = [100.0], []
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(SINGLE_PROCESS, "leave", left.append, raising=True)
