@@ -103,4 +103,6 @@ def _is_stale(path: Path) -> bool:
         found = os.fstat(file.fileno())
         is_free = files.try_lock(file)
     is_old = time.time() - found.st_mtime > STALE_AFTER_S
-    return is_old if is_free is None else is_free and (found.st_size > 0 or is_old)
+    if is_free is None or sys.platform == "win32":  # there a file is not locked while it is renamed
+        return is_old and is_free is not False
+    return is_free and (found.st_size > 0 or is_old)

@@ -18,10 +18,12 @@ from gpt_core import files
 from gpt_core.errors import CorpusError
 from gpt_core.file_kinds import HEAD_BYTES, not_text
 from gpt_core.progress import Progress, ignore_progress
+from gpt_core.text.cache_files import is_cache_name
 
 PACKAGE = Path(__file__).resolve().parents[1]  # an installed one holds the shipped text in data/
 
 SHIPPED_TEXTS = ("raw/train.en", "test/eval.en")  # in each of `shipped_folders`
+SHIPPED_NAMES = {Path(name).name for name in SHIPPED_TEXTS}
 TRAINING_NAMES = ("train.en", "train.eng")
 OTHER_TRAINING_NAMES = ("train.txt", "input.txt")  # taken where there is none of TRAINING_NAMES
 EVAL_NAMES = ("eval.txt", "val.txt")  # taken where there is no *eval*.en
@@ -50,33 +52,35 @@ def find_training_text(start: Path | None = None) -> Path:
     errors: list[OSError] = []
     found = list(files_under(own, errors.append))
     shipped = shipped_texts()
-    not_shipped = [path for path in found if not _is_copy(path, shipped)]
-    if (path := _first_named(own, not_shipped) or _other_text(own, not_shipped, "train|input")) is not None:
+    not_shipped = [path for path in found if path.name not in SHIPPED_NAMES or not _is_copy(path, shipped)]
+    if (path := _first_named(own, not_shipped, shipped) or _other_text(own, not_shipped, "train|input")) is not None:
         return path
-    if (path := _first_named(own, found)) is not None:
+    if (path := _first_named(own, found, {})) is not None:
         return path
     _require_no_obstacle(own, found, errors)
     for folder in shipped_folders():
-        if (path := _first_named(folder, list(files_under(folder)))) is not None:
+        if (path := _first_named(folder, list(files_under(folder)), {})) is not None:
             return path
     raise CorpusError(
         f"no training text: {own / 'raw' / 'train.en'} does not exist; create it", ", or name a text with --train-file"
     )
 
 
-def _first_named(folder: Path, found: list[Path]) -> Path | None:
+def _first_named(folder: Path, found: list[Path], left_out: dict[int, list[Path]]) -> Path | None:
     """Return the file named as a training text in `raw/`, else the first one anywhere in the folder.
 
     Args:
         folder: Folder to search.
-        found: Its files (see `files_under`).
+        found: Its files (see `files_under`), which may be too many to have all of them.
+        left_out: Texts by size that are passed over in `raw/`, as in `found`.
 
     Raises:
         CorpusError: It is a broken link.
     """
     for names in (TRAINING_NAMES, OTHER_TRAINING_NAMES):
         in_raw = (folder / "raw" / name for name in names)
-        for path in [*(path for path in in_raw if path in found), *(path for path in found if path.name in names)]:
+        in_raw = (path for path in in_raw if not _is_copy(path, left_out))
+        for path in [*in_raw, *(path for path in found if path.name in names)]:
             if os.path.isfile(path):
                 return path
             require_unbroken(path)
@@ -153,15 +157,17 @@ def unused_texts_note(training_text: Path, start: Path | None = None) -> str:
     others = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
     names = ", ".join((TRAINING_NAMES[0], *OTHER_TRAINING_NAMES))
     return (
-        f"{folder}/ has {unused[0].relative_to(folder)}{others}, but no file named {names}: the text that ships with "
-        f"the program is used; to train on yours, set train_file={shlex.quote(str(unused[0]))}"
+        f"{folder}/ has {unused[0].relative_to(folder)}{others}, but not named {names}: the text that ships with the "
+        f"program is used; to train on yours, set train_file={shlex.quote(str(unused[0]))}"
     )
 
 
 def _is_own_text(path: Path) -> bool:
     """Return True for a text of the user, but not for an eval text, a README or a file of the program."""
     name = path.name.lower()
-    if name.startswith((".", "readme", "license")) or "eval" in name or name in EVAL_NAMES or is_shipped_text(path):
+    if name.startswith((".", "readme", "license")) or "eval" in name or name in EVAL_NAMES:
+        return False
+    if is_cache_name(path.name) or is_shipped_text(path):
         return False
     try:
         with files.open_regular(path) as file:

@@ -79,8 +79,8 @@ def text_of(settings: Settings, names: PathLike | Iterable[PathLike]) -> TextSou
 def _cache_path(names: list[str], files: tuple[Path, ...]) -> Path:
     """Return the path that caches are named after: the file, a name in the folder, or one beside the first file.
 
-    The last one depends on the names alone: caches are replaced when files are added that a pattern matches, and those
-    of other names stay.
+    The last one depends on the names alone: caches are replaced when files are added that a pattern matches, unless
+    the first one is in another folder then, and those of other names stay.
     """
     if len(names) == 1 and os.path.isdir(names[0]):
         folder = Path(names[0])

@@ -160,6 +160,8 @@ def _documents_of_valid_ids(
         if int(ids.max()) >= tokenizer.vocab_size:
             return None
         documents += int(np.count_nonzero(ids == tokenizer.EOS))
+    if tokenizer.adds_bos and tokenizer.BOS == tokenizer.EOS:
+        documents //= 2  # each begins with that id, too
     unsigned = msgspec.structs.replace(header, crc32=0)
     is_complete = size == expected
     is_valid = is_complete and zlib.crc32(msgspec.json.encode(unsigned), checksum) == header.crc32

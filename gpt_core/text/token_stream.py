@@ -113,9 +113,9 @@ class TokenStream:
     documents: int
     """Number of documents that begin in it."""
     separator: int | None = None
-    """Id of `<eos>` where documents have no `<bos>`: it ends one and begins the next. None where they have."""
-    bos: int = BOS
-    """Id of `<bos>`, with which documents begin if `separator` is None."""
+    """Id of `<eos>` where documents begin after it: they have no `<bos>`, or the same id is both. None otherwise."""
+    bos: int | None = BOS
+    """Id of `<bos>`, with which documents begin; None where they have none."""
 
     def __len__(self) -> int:
         return self.count
@@ -149,11 +149,14 @@ class TokenStream:
         end = min(end, self.count)
         if end <= start:
             return np.empty(0, dtype=np.int64)
-        if self.separator is None:
-            return np.flatnonzero(self.read(start, end - start) == self.bos) + start
-        first = self.start + start  # in the source
-        before = self.source.read(max(first - 1, 0), end - start - (first == 0)) == self.separator
-        return np.flatnonzero(before if first else np.concatenate([[True], before])) + start
+        begins = np.ones(end - start, dtype=np.bool_)
+        if self.bos is not None:
+            begins &= self.read(start, end - start) == self.bos
+        if self.separator is not None:
+            first = self.start + start  # in the source
+            before = self.source.read(max(first - 1, 0), end - start - (first == 0)) == self.separator
+            begins &= before if first else np.concatenate([[True], before])
+        return np.flatnonzero(begins) + start
 
 
 def encode_parts(
@@ -226,9 +229,10 @@ def stream_of(
     progress: Progress = ignore_progress,
 ) -> TokenStream:
     """Return all tokens of a source, which encode a text of `size` bytes, or what a lossy tokenizer keeps of it."""
-    separator = None if tokenizer.adds_bos else tokenizer.EOS
+    bos = tokenizer.BOS if tokenizer.adds_bos else None
+    separator = tokenizer.EOS if bos in (None, tokenizer.EOS) else None
     lengths = tokenizer.token_lengths
-    text = TokenStream(ids, 0, count, size, lengths, sha256, name, documents, separator, tokenizer.BOS)
+    text = TokenStream(ids, 0, count, size, lengths, sha256, name, documents, separator, bos)
     return text if tokenizer.is_lossless else replace(text, bytes=bytes_between(text, 0, count, progress))
 
 

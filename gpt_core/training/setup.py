@@ -124,7 +124,7 @@ def check_unchanged(checkpoint: Checkpoint) -> None:
     if (now.run_id, now.step) != (checkpoint.run_id, checkpoint.step):
         raise CheckpointError(
             f"{checkpoint.path} was saved again while it was read: it was at step {checkpoint.step:,}, and is at step "
-            f"{now.step:,} now; repeat the command"
+            f"{now.step:,} now; resume it again"
         )
 
 
@@ -247,7 +247,8 @@ def text_sources(settings: Settings) -> tuple[TextSource, TextSource | None]:
     train = named_text(settings, own or find_training_text())
     if settings.hold_out or (is_synthetic(settings) and not settings.eval_file):
         return train, None
-    eval_names = settings.eval_file or find_eval_text(training_text=train.cache_path)
+    training_text = train.files[0] if len(train.files) == 1 else train.cache_path  # the one of a folder or a pattern
+    eval_names = settings.eval_file or find_eval_text(training_text=training_text)
     if eval_names is None:
         return train, None
     try:

@@ -141,6 +141,19 @@ def test_documents_begin_with_the_token_that_an_imported_tokenizer_adds() -> Non
         assert tokenizer.encode_documents(b"", ENDS[:0], True)[0].tolist() == []
 
 
+def test_documents_are_counted_and_found_where_one_id_begins_and_ends_them(tmp_path: Path) -> None:
+    both = BytePairTokenizer(TOKENIZER.tokens, TOKENIZER.merges, [EOS], EOS, adds_bos=True)
+    path = tmp_path / "three.txt"
+    path.write_text("It was.\n\nthe fox\n\nIt was the fox.\n")
+    for _ in range(2):  # the second time from the cache
+        found = load_tokens(text_source(path), both, "paragraph")
+        ids = found.read(0, len(found)).tolist()
+        marks = [at for at, token in enumerate(ids) if token == EOS]
+        assert found.documents == 3
+        assert found.document_starts(0, len(found)).tolist() == marks[::2]
+    assert found.document_starts(1, len(found)).tolist() == marks[2::2]
+
+
 @pytest.mark.parametrize(
     "tokenizer", [TOKENIZER, WITH_BOS, PieceTokenizer([b"the ", b"It "], 300)], ids=["bpe", "bpe with bos", "pieces"]
 )

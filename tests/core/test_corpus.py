@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 import gpt_core
+from gpt_core.config.settings import Settings
 from gpt_core.errors import CorpusError
 from gpt_core.text import corpus
 from gpt_core.text.corpus import (
@@ -15,6 +16,7 @@ from gpt_core.text.corpus import (
 )
 from gpt_core.text.reader import sample_windows
 from gpt_core.text.source import text_source
+from gpt_core.training.setup import text_sources
 
 SHIPPED = Path(gpt_core.__file__).parent.parent / "data"
 
@@ -97,6 +99,23 @@ def test_a_clone_beside_an_installed_package_holds_copies_of_the_shipped_texts(t
     assert (find_training_text(clone), find_eval_text(clone)) == (own, own_eval)
     own_eval.unlink()
     assert find_eval_text(clone) is None
+
+
+def test_caches_beside_a_copy_of_the_shipped_text_are_no_unused_texts(tmp_path, monkeypatch):
+    package = file(tmp_path / "site-packages" / "gpt_core" / "__init__.py").parent
+    monkeypatch.setattr(corpus, "PACKAGE", package)
+    for folder in (package, tmp_path):
+        train = file(folder / "data" / "raw" / "train.en", b"the novels")
+    file(tmp_path / "data" / "raw" / "train.en.baselines-0123456789ab", b"{}")
+    assert unused_texts_note(train, tmp_path) == ""
+
+
+def test_the_bundled_eval_text_belongs_to_the_folder_of_the_bundled_training_text(monkeypatch):
+    monkeypatch.chdir(SHIPPED.parent)
+    for name in ("data/raw", "data/raw/train.en", "data/raw/*.en"):
+        _, held_out = text_sources(Settings(train_file=name))
+        assert held_out is not None
+        assert held_out.files == (Path("data/test/eval.en"),)
 
 
 def test_the_shipped_eval_text_is_not_used_with_another_training_text(tmp_path):
@@ -204,7 +223,7 @@ def test_texts_under_data_that_are_not_used_are_named_with_the_setting(tmp_path)
     assert unused_texts_note(shipped, tmp_path) == ""
     text = file(tmp_path / "data" / "my book.txt")
     note = unused_texts_note(shipped, tmp_path)
-    assert note.startswith(f"{tmp_path / 'data'}/ has my book.txt, but no file named train.en, train.txt, input.txt: ")
+    assert note.startswith(f"{tmp_path / 'data'}/ has my book.txt, but not named train.en, train.txt, input.txt: ")
     assert note.endswith(f"set train_file='{text}'")
     file(tmp_path / "data" / "z" / "second.txt")
     assert "has my book.txt and 1 more, but" in unused_texts_note(shipped, tmp_path)

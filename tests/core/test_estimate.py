@@ -363,7 +363,7 @@ def test_the_statistics_of_the_texts_name_texts_that_are_not_used_and_refuse_bin
     book = tmp_path / "data" / "book.txt"
     book.parent.mkdir()
     book.write_text("It was.\n" * 50)
-    assert read_corpus_stats(preset("nano")).note.startswith("data/ has book.txt, but no file named")
+    assert read_corpus_stats(preset("nano")).note.startswith("data/ has book.txt, but not named")
     named = msgspec.structs.replace(preset("nano"), train_file=str(book))
     assert read_corpus_stats(named).note == ""
     book.write_bytes("It was.\n".encode("utf-16-le") * 50)

@@ -181,7 +181,7 @@ def test_a_checkpoint_that_is_saved_again_before_the_folder_is_locked_is_not_res
     latest = tmp_path / "models" / LATEST
     request = resolve_request(read_overrides(options={"max_steps": "20"}), resume=latest)
     train(tiny_settings(tmp_path, max_steps=9), latest)  # its last save is after the request has read the checkpoint
-    with pytest.raises(CheckpointError, match=r"saved again .* at step 6, and is at step 9 now; repeat"):
+    with pytest.raises(CheckpointError, match=r"saved again .* at step 6, and is at step 9 now; resume it again"):
         open_run(request)
     assert peek_checkpoint(latest).step == 9
     with CheckpointStore(tmp_path / "models") as store:  # it is not locked

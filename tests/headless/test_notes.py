@@ -15,7 +15,7 @@ from tests.program import run_program, tiny
 def test_texts_under_data_that_are_not_used_are_named_on_standard_error(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "book.txt").write_text("It was.\n")
-    note = "data/ has book.txt, but no file named train.en, train.txt, input.txt"
+    note = "data/ has book.txt, but not named train.en, train.txt, input.txt"
     for command in (("train", "--max-steps", "1"), ("bench", "--steps", "1"), ("tokenize", "data/book.txt")):
         run = run_program(*command, *tiny(), cwd=tmp_path)
         assert run.returncode == 0, run.stderr
