@@ -68,8 +68,8 @@ class PostProcessor(msgspec.Struct):
     """Entry of `post_processor` in `tokenizer.json`: `single` is the template of a text."""
 
     type: str = ""
-    processors: list[PostProcessor] = []
-    single: list[TemplatePart] = []
+    processors: list[PostProcessor] | None = None
+    single: list[TemplatePart] | None = None
 
 
 class TokenizerFile(msgspec.Struct):
@@ -108,7 +108,7 @@ class TokenizerConfig(msgspec.Struct):
     mask_token: Name = None
     additional_special_tokens: list[str | NamedToken] | None = None
     extra_special_tokens: list[str | NamedToken] | dict[str, str | NamedToken] | None = None
-    added_tokens_decoder: dict[str, NamedToken] = {}
+    added_tokens_decoder: dict[str, NamedToken] | None = None
     add_prefix_space: bool | None = None
     add_bos_token: bool | None = None
     add_eos_token: bool | None = None
@@ -121,7 +121,7 @@ class TokenizerConfig(msgspec.Struct):
             self.eos_token, self.bos_token, self.unk_token, self.sep_token, self.pad_token, self.cls_token,
             self.mask_token, *(self.additional_special_tokens or ()),
             *(extra.values() if isinstance(extra, dict) else extra),
-            *(token for token in self.added_tokens_decoder.values() if token.special),
+            *(token for token in (self.added_tokens_decoder or {}).values() if token.special),
         )  # fmt: skip
         return {_content(token) for token in tokens}
 
@@ -161,10 +161,12 @@ def read_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
     if named.add_prefix_space:
         raise _not_supported(folder / TOKENIZER_CONFIG, "add_prefix_space")
     tokens = _in_order(path, ids, config.vocab_size)
-    eos = _named(named.eos_token, ids, config.eos_token_id, special)
+    mapped = _read_config(folder / SPECIAL_TOKENS)
+    eos = _named(named.eos_token or mapped.eos_token, ids, config.eos_token_id, special)
     if eos is None:
         raise ModelImportError(f"{path} has no end of text: expected {END_OF_TEXT}, or eos_token in {TOKENIZER_CONFIG}")
-    bos = _named(named.bos_token, ids, config.bos_token_id, special) if opening is None else opening
+    bos_token = named.bos_token or mapped.bos_token
+    bos = _named(bos_token, ids, config.bos_token_id, special) if opening is None else opening
     bos = eos if bos is None else bos
     while len(tokens) - 1 in special and tokens[-1] == unused_name(len(tokens) - 1):
         tokens.pop()
@@ -230,20 +232,23 @@ def _opening(path: Path, step: PostProcessor | None, ids: Mapping[str, int]) -> 
     """Return the id that the post-processor puts before each text, None if it adds none.
 
     Raises:
-        ModelImportError: It adds another token, or is of another kind.
+        ModelImportError: It adds more tokens than that, or is of another kind.
     """
     found = None
-    for processor in step.processors if step is not None and step.type == "Sequence" else [step]:
+    for processor in (step.processors or []) if step is not None and step.type == "Sequence" else [step]:
         if processor is None or processor.type == "ByteLevel":  # which adds no token
             continue
-        names = [part.special.id if part.special else None for part in processor.single]
-        if processor.type != "TemplateProcessing" or names[-1:] != [None] or len(names) > 2 or found is not None:
-            what = f"a post-processor ({processor.type[:40]}) that adds more than one token before each text"
+        names = [part.special.id if part.special else None for part in processor.single or []]
+        added = names[:-1]
+        if processor.type != "TemplateProcessing" or names[-1:] != [None] or len(added) + (found is not None) > 1:
+            what = (
+                f"a post-processor ({processor.type[:40]}) that adds more than one token before each text, or any after"
+            )
             raise _not_supported(path, what)
-        if len(names) == 2:
-            found = ids.get(names[0] or "")
+        if added:
+            found = ids.get(added[0] or "")
             if found is None:
-                raise ModelImportError(f"{path}: the post-processor adds {str(names[0])[:40]!r}, which is no token")
+                raise ModelImportError(f"{path}: the post-processor adds {str(added[0])[:40]!r}, which is no token")
     return found
 
 

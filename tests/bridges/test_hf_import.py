@@ -365,11 +365,11 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a post-processor of another kind": (
         tokenizer("post_processor", to={"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 0]}),
-        "a post-processor (RobertaProcessing) that adds more than one token before each text",
+        "a post-processor (RobertaProcessing) that adds more than one token before each text, or any after",
     ),
     "an end after each text": (
         tokenizer("post_processor", to=template(END_OF_TEXT, end=END_OF_TEXT)),
-        "a post-processor (TemplateProcessing) that adds more than one token before each text",
+        "a post-processor (TemplateProcessing) that adds more than one token before each text, or any after",
     ),
     "a beginning that is no token": (
         tokenizer("post_processor", to=template("<s>")),
@@ -445,6 +445,15 @@ def test_the_end_of_text_may_be_an_added_token(tmp_path: Path) -> None:
     write_json(tmp_path / "gpt2" / "added_tokens.json", {END_OF_TEXT: ids.pop(END_OF_TEXT)})
     write_json(tmp_path / "gpt2" / "vocab.json", ids)
     assert imported(tmp_path / "gpt2").tokenizer.EOS == byte_pairs().EOS
+
+
+def test_settings_that_are_null_and_steps_that_add_nothing_are_none(tmp_path: Path) -> None:
+    write_folder(tmp_path / "gpt2")
+    nothing = {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}]}
+    steps = [{"type": "ByteLevel", "processors": None}, template(END_OF_TEXT), nothing]
+    tokenizer("post_processor", to={"type": "Sequence", "processors": steps})(tmp_path / "gpt2")
+    write_json(tmp_path / "gpt2/tokenizer_config.json", {"added_tokens_decoder": None})
+    assert imported(tmp_path / "gpt2").tokenizer.adds_bos
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import struct
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import gpt_core
+from gpt_core import tokenizers
 from gpt_core.bridges.export import export_model
 from gpt_core.bridges.gguf_model import ADDED
 from gpt_core.bridges.importing import import_checkpoint
@@ -65,8 +67,10 @@ def test_ids_that_no_token_has_come_back_unused(kind: str, tmp_path: Path) -> No
 @needs_tokenizers
 @pytest.mark.parametrize("kind", ["hf", "gguf"])
 def test_a_token_before_each_text_comes_back(kind: str, tmp_path: Path) -> None:
-    exported = model("bpe")
-    exported.tokenizer.adds_bos = True
+    plain = model("bpe")
+    tokenizer = tokenizers.from_bytes(plain.tokenizer.to_bytes())
+    tokenizer.adds_bos = True
+    exported = dataclasses.replace(plain, tokenizer=tokenizer)
     export_model(exported, kind, tmp_path / f"model{'.gguf' * (kind == 'gguf')}")
     found = imported(next(tmp_path.iterdir())).tokenizer
     assert found.adds_bos

@@ -319,10 +319,16 @@ async def test_a_token_of_an_old_list_is_not_appended_to_an_edited_prompt(traine
     first = "#candidates li:first-child button"
     async with opened(trained / "page.html") as page:
         await set_sampling(page, GREEDY)
-        await page.fill("#prompt", "The cat")
-        assert await page.get_attribute(first, "aria-disabled") == "true"
-        await page.evaluate("choose(next.candidates[0])")  # before the list follows
-        assert await ids_of(page) == []
+        at_once = await page.evaluate(  # before the list follows
+            """() => {
+                byId("prompt").value = "The cat";
+                byId("prompt").dispatchEvent(new Event("input", { bubbles: true }));
+                choose(next.candidates[0]);
+                const first = document.querySelector("#candidates li:first-child button");
+                return [first.getAttribute("aria-disabled"), tokens.length];
+            }"""
+        )
+        assert at_once == ["true", 0]
         await new_list(page)
         await page.fill("#top_p", "")
         await page.fill("#prompt", "The hat")
@@ -337,6 +343,20 @@ async def test_a_token_of_an_old_list_is_not_appended_to_an_edited_prompt(traine
         await new_list(page)
         assert len(await ids_of(page)) > 0
         assert (await text_of(page)).startswith("The hat")
+
+
+async def test_the_list_after_a_stop_follows_the_last_token(trained: Path) -> None:
+    async with opened(trained / "page.html") as page:
+        await set_sampling(page, GREEDY)
+        await page.fill("#max_tokens", "100000")
+        stop_at_token = "const token = HANDLERS.token; HANDLERS.token = (message) => { token(message); stop(); };"
+        await page.evaluate(f"() => {{ {stop_at_token} generate(); }}")
+        await until(page, "byId('status').textContent.includes('stopped')")
+        await new_list(page)
+        found = await listed(page)
+        await page.evaluate("showNext()")
+        await new_list(page)
+        assert await listed(page) == found
 
 
 async def test_the_list_follows_the_prompt_of_the_form_whatever_was_selected(trained: Path) -> None:

@@ -94,7 +94,8 @@ const HANDLERS = {
     phase = "ready";
     isReading = false;
     showPanel();
-    if (message.reason !== "read" && isOld) showNext();
+    const isBeforeLast = message.reason === "stopped"; // the list is that from which the last token was drawn
+    if (isBeforeLast || (message.reason !== "read" && isOld)) showNext();
   },
   failed({ message }) {
     fail(message);
@@ -140,7 +141,7 @@ function stop() {
 
 /** Show the probabilities after the text (before its end) or, if the prompt was edited, after the new prompt. */
 function showNext() {
-  if (phase !== "ready" || !SETTINGS.every((name) => byId(name).checkValidity())) return;
+  if (phase !== "ready" || !SETTINGS.every((name) => byId(name).validity.valid)) return;
   selected = -1;
   if (isEdited()) request(byId("prompt").value, [], 0);
   else request(prompt, tokensBeforeEnd(), 0);
