@@ -158,7 +158,7 @@ def timed_steps(trainer: Trainer) -> Generator[StepMeasurement]:
                 if isinstance(event, (StepCompleted, UpdateSkipped)):
                     yield StepMeasurement(seconds, profile, trainer.state.tokens - before)
                     before = trainer.state.tokens
-                    trainer.state.evaluation_due = False  # that of an epoch, whose results nobody sees
+                    trainer.state.evaluation_due = False  # of an epoch: its results are not used
                     profiler.take()
                 started = time.perf_counter()
         finally:

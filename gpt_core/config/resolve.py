@@ -19,7 +19,7 @@ import msgspec
 from gpt_core.config.presets import DEFAULT_PRESET, PRESETS
 from gpt_core.config.settings import LEARNING_RATE, ModelShape, Settings
 from gpt_core.config.toml_file import read_config
-from gpt_core.config.validation import PATHS, check_together, checked, expanded, expected, parsed, unknown_name
+from gpt_core.config.validation import PATHS, check_together, checked, expanded, parsed, unknown_name
 from gpt_core.errors import CheckpointError, ConfigError, shown
 
 OVERFIT_VARIABLE = "OVERFIT_TINY"
@@ -133,7 +133,7 @@ def _command_line(assignments: Sequence[str], options: Mapping[str, object]) -> 
     """Return a layer per `--set` and per other option, `learning_rate` first, so that the rate of a group overrides it.
 
     Raises:
-        ConfigError: An assignment has no `=`, or a path is empty.
+        ConfigError: An assignment has no `=`.
     """
     layers: list[tuple[str, dict[str, object]]] = []
     for assignment in assignments:
@@ -144,11 +144,6 @@ def _command_line(assignments: Sequence[str], options: Mapping[str, object]) -> 
             raise ConfigError(f"--set {assignment}: a preset is not a setting; name it by --preset {word.strip()}")
         layers.append(("--set", {key.strip(): parsed(key.strip(), word)}))
     for key, value in options.items():
-        if (
-            key in PATHS and key != "models_dir" and value in ("", [""], ("",))
-        ):  # such as "$TEXT" without a value: not the default
-            option = "--" + key.replace("_", "-")
-            raise ConfigError(f"{option}: got an empty name, expected {expected(key)}; omit {option} for the default")
         if value is not None:
             layers.append(("--" + key.replace("_", "-"), {key: parsed(key, value)}))
     return sorted(layers, key=lambda layer: LEARNING_RATE not in layer[1])

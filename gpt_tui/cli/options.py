@@ -14,6 +14,7 @@ from gpt_core.bench.budget_rule import budget_request, with_choice
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.resolve import Overrides, Resolved, read_overrides
 from gpt_core.config.settings import Settings
+from gpt_core.config.validation import TEXTS
 from gpt_core.errors import CheckpointError, ConfigError, InputError
 from gpt_core.formats.bundle import bundle_of, load_bundle
 from gpt_core.home import expand_home
@@ -23,6 +24,7 @@ from gpt_core.training.fine_tuning import resolve_new
 from gpt_core.training.request import Newest, RunRequest
 from gpt_core.training.setup import text_note, text_sources
 from gpt_tui.app.preferences import NAMES as PREFERENCES
+from gpt_tui.cli.main import option_of
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.shared.sanitize import one_line
 
@@ -68,9 +70,22 @@ def report_text_note(settings: Settings) -> None:
 def requested_settings(options: Namespace) -> Overrides:
     """Read the settings that a command's options request. Raises ConfigError."""
     return read_overrides(
-        options.preset, config_file(options), options.assignments,
-        {name: getattr(options, name) for name in SETTING_OPTIONS}, os.environ, foreign=PREFERENCES,
+        options.preset, config_file(options), options.assignments, values_of(options, SETTING_OPTIONS), os.environ,
+        foreign=PREFERENCES,
     )  # fmt: skip
+
+
+def values_of(options: Namespace, names: Sequence[str]) -> dict[str, object]:
+    """Return the values of options that are settings.
+
+    Raises:
+        ConfigError: A text or a checkpoint has an empty name, as from "$TEXT" without a value: not the default one.
+    """
+    values = {name: getattr(options, name) for name in names}
+    for name in (*TEXTS, "init_from"):
+        if values.get(name) in ("", [""]):
+            raise ConfigError(f"{option_of(name)}: got an empty name; name a file, or omit {option_of(name)}")
+    return values
 
 
 def config_file(options: Namespace) -> Path | None:
@@ -118,7 +133,7 @@ def load_model(options: Namespace, names: Sequence[str] = ()) -> ModelBundle:
 
 def with_options(bundle: ModelBundle, options: Namespace, names: Sequence[str] = ()) -> ModelBundle:
     """Return a model with the options over its settings, as `load_model`. Raises ConfigError for an option."""
-    given = {name: getattr(options, name) for name in (*names, "threads")}
+    given = values_of(options, (*names, "threads"))
     assignments = getattr(options, "assignments", ())
     settings = read_overrides(assignments=assignments, options=given).apply_to(bundle.settings).settings
     threads.set_threads(compute_threads(settings.threads))

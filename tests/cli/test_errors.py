@@ -197,6 +197,18 @@ def test_a_level_that_does_not_exist_is_one_line(tmp_path: Path) -> None:
     assert re.fullmatch(r"gpt-tui: GPT_TUI_LEVEL: got 'fast', expected one of [\w, ]+\n", run.stderr)
 
 
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("config", "--train-file"), ("config", "--eval-file"), ("config", "--init-from"), ("evaluate", "--eval-file")],
+)
+def test_an_option_with_an_empty_path_is_refused_and_not_taken_as_the_default(
+    command: str, option: str, program: Callable[..., Result], trained: Path
+) -> None:
+    run = program(command, option, "")
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == f"gpt-tui: {option}: got an empty name; name a file, or omit {option}\n"
+
+
 def test_an_unexpected_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_options: object) -> int:
         raise ZeroDivisionError

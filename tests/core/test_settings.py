@@ -332,15 +332,6 @@ def test_bad_lists_of_texts_are_named(value, expected):
     assert expected in refusal(options={"train_file": value})
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("train_file", [""]), ("eval_file", [""]), ("eval_file", ""), ("init_from", "")]
-)
-def test_an_option_with_an_empty_path_is_refused_and_not_taken_as_the_default(key, value):
-    option = f"--{key.replace('_', '-')}"
-    assert refusal(options={key: value}).startswith(f"{option}: got an empty name, expected ")
-    assert getattr(read_overrides(assignments=[f"{key}="]).apply_to().settings, key) == ""
-
-
 @pytest.mark.parametrize("name", ["cp1252", "latin-1", "utf-16-le", "GB18030", "utf8", ""])
 def test_encodings_are_accepted(name):
     assert read_overrides(assignments=[f"encoding={name}"]).apply_to().settings.encoding == name

@@ -58,21 +58,21 @@ def test_ranks_of_one_host_are_said_to_use_no_network() -> None:
     )
 
 
-def test_words_say_that_another_machine_pays() -> None:
+def test_words_say_that_another_machine_is_worthwhile() -> None:
     text = advice_text(measured(FAST, 2), 2)
     assert text.startswith("another machine is worthwhile: 3 ranks are predicted to train 1.")
     assert text.endswith("times as fast as 2")
 
 
-def test_words_say_how_many_machines_it_takes_to_pay() -> None:
+def test_words_say_how_many_more_machines_are_worthwhile() -> None:
     text = advice_text(measured(FAST, 4), 4)
     assert text.startswith("4 more machines are worthwhile: 8 ranks are predicted to train 1.")
     assert text.endswith("fewer than 8 ranks leave 2 micro-batches to one of them")
 
 
-def test_words_say_that_no_machine_pays_on_a_slow_network() -> None:
+def test_words_say_that_no_machine_is_worthwhile_on_a_slow_network() -> None:
     text = advice_text(measured(SLOW, 2), 2)
-    assert text.startswith("another machine would not pay on this network: 3 ranks are predicted to train 0.")
+    assert text.startswith("another machine is not worthwhile on this network: 3 ranks are predicted to train 0.")
     assert text.endswith("; one machine alone is the fastest; sync_every_steps=N exchanges once in N steps instead")
 
 

@@ -23,6 +23,7 @@ from gpt_tui.session.recent_runs import RecentRuns
 from gpt_tui.session.run_finder import RunInfo, RunStatus
 from gpt_tui.session.run_state import RunState
 from gpt_tui.tabs.train.pane import TrainTab
+from gpt_tui.tabs.train.resume_dialog import LIMITS_TEXT
 from tests.tui.app_bench import AppBench, running_app
 from tests.tui.conftest import PassHours
 from tests.tui.fake_trainer import FakeOpen
@@ -163,7 +164,8 @@ async def test_resuming_a_finished_run_asks_for_its_new_limits(
         await bench.until_seen("Train a finished run longer")
         fields = {name: bench.app.screen.query_one(f"#limit-{name}", Input) for name in suggested}
         assert {name: field.value for name, field in fields.items()} == suggested
-        for text in ("New", "counted", "total max_steps", "total max_epochs (1000000: no limit)"):
+        assert LIMITS_TEXT in " ".join(bench.text().replace("│", " ").split())
+        for text in ("total max_steps", "total max_epochs (1000000: no limit)"):
             assert text in bench.text()
         fields["max_steps"].value = "90"
         await bench.pilot.press("enter")
