@@ -62,7 +62,7 @@ def test_the_results_are_consistent(folder: Path, capsys: pytest.CaptureFixture[
     assert training["gflop"] == pytest.approx(counted.total / 1e9)
     assert training["gflop_per_s"] == pytest.approx(training["gflop"] / training["step_s"])
     assert training["sgemm_share"] == pytest.approx(training["gflop_per_s"] / machine["sgemm_gflop_per_s"])
-    assert training["tokens_per_s"] == pytest.approx(64 / training["step_s"])
+    assert 32 < training["tokens_per_s"] * training["step_s"] < 64.1  # 4 windows of 16 tokens, or less at an end
     parts = {part["part"]: part for part in training["parts"]}
     assert list(parts) == [*PARTS, "rest"]
     assert all((part["seconds"] > 0) == (name != "dropout") for name, part in parts.items())

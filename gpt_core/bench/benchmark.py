@@ -193,7 +193,7 @@ def training_result(settings: Settings, length: int, training: TrainingMeasureme
     limit = training.bfloat16 or training.sgemm
     return Training(
         steps=len(in_order), step_s=median.seconds, fastest_s=in_order[0].seconds, slowest_s=in_order[-1].seconds,
-        tokens_per_s=median.tokens / median.seconds,
+        tokens_per_s=statistics.fmean(step.tokens for step in in_order) / median.seconds,
         gflop=flops.total / 1e9, gflop_per_s=rate / 1e9, sgemm_share=rate / training.sgemm,
         precision="bfloat16" if training.bfloat16 else "float32",
         product_gflop_per_s=limit / 1e9, product_share=rate / limit,
