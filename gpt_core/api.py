@@ -23,6 +23,7 @@ from gpt_core.bridges.export import ExportResult, export_model
 from gpt_core.bridges.importing import import_checkpoint
 from gpt_core.config.resolve import read_overrides
 from gpt_core.config.settings import Settings
+from gpt_core.config.toml_file import PREFERENCES
 from gpt_core.config.validation import checked, parsed
 from gpt_core.errors import ConfigError, shown
 from gpt_core.formats.bundle import load_bundle
@@ -86,7 +87,8 @@ def train(
         GptError: A setting, a file or the folder is not usable; the message says what to do.
     """
     values = settings if train_file is None else {"train_file": train_file, **settings}
-    overrides = read_overrides(preset, checked_path("config_file", config_file) if config_file is not None else None)
+    file = checked_path("config_file", config_file) if config_file is not None else None
+    overrides = read_overrides(preset, file, foreign=PREFERENCES)
     checkpoint: Path | Newest | None = (
         None if resume is None else "newest" if resume == "newest" else checked_path("resume", resume)
     )
@@ -162,7 +164,6 @@ class TrainingRun(Iterator[AnyEvent]):
             if self._next is None:
                 with interrupts_held(self._trainer.requests.stop):
                     self._next = event = next(self._events)
-                    self._values = self._values.updated((event,), metrics())
                     if isinstance(event, CheckpointSaved):
                         self._saved[event.kind] = Path(event.path)
                         self._save_errors.pop(event.kind, None)
@@ -172,6 +173,7 @@ class TrainingRun(Iterator[AnyEvent]):
                         self._full_eval = event
                     elif isinstance(event, RunFinished):
                         self._finished = event
+                    self._values = self._values.updated((event,), metrics())  # last: a metric of the user may raise
             event, self._next = self._next, None
             return event
 

@@ -39,6 +39,7 @@ from gpt_core.training.events import (
     RunStarted,
     StepCompleted,
 )
+from gpt_core.training.metrics import MetricValues
 from gpt_core.training.metrics_log import read_metrics
 from tests.core.training_samples import write_texts
 from tests.program import TIMEOUT_S
@@ -216,6 +217,30 @@ def test_ctrl_c_loses_no_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     result = run.result()
     assert result.metrics["step_loss"] == [event.loss for event in logged if isinstance(event, StepCompleted)][-1]
     assert result.checkpoint == tmp_path / "models" / "ckpt_latest.safetensors"
+
+
+def test_a_config_file_of_the_command_is_one_of_the_library(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text('theme = "nord"\npatience = 7\n[keys]\n')
+    with tiny(tmp_path, config_file=tmp_path / "run.toml", max_steps=1) as run:
+        assert run.settings.patience == 7
+
+
+def test_an_event_whose_metric_fails_is_not_lost_for_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny(tmp_path, max_steps=1)
+    updated = MetricValues.updated
+
+    def fails_at_the_end(self: MetricValues, events: Any, metrics: Any) -> MetricValues:
+        if any(isinstance(event, RunFinished) for event in events):
+            raise ZeroDivisionError
+        return updated(self, events, metrics)
+
+    monkeypatch.setattr(MetricValues, "updated", fails_at_the_end)
+    with pytest.raises(ZeroDivisionError):
+        list(run)
+    assert isinstance(next(run), RunFinished)
+    assert run.result().checkpoint is not None
 
 
 def test_a_resume_reports_the_limit_that_it_raises(tmp_path: Path) -> None:

@@ -22,6 +22,10 @@ from gpt_core.file_kinds import BYTE_ORDER_MARK, HEAD_BYTES, not_text
 MAX_CONFIG_BYTES = 1 << 20
 
 
+PREFERENCES = ("theme", "guide", "keys")
+"""Keys of a config file that are not settings but preferences of the app."""
+
+
 def read_config(path: Path) -> dict[str, object]:
     """Return the contents of a TOML file, without checking its keys and values. A UTF-8 byte order mark is skipped.
 

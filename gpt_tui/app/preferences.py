@@ -21,13 +21,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from gpt_core.config.toml_file import read_config
+from gpt_core.config.toml_file import PREFERENCES, read_config
 from gpt_core.errors import ConfigError, printable
 from gpt_core.files import replace_file
 from gpt_core.home import home_folder
 from gpt_tui.shared.keymap import KEYS, NAMED_KEYS, TABS, is_key, places_of
-
-NAMES = ("theme", "guide", "keys")  # keys of a --config file that are not settings
 
 THEMES = (
     "gpt-night", "gpt-day", "textual-dark", "textual-light", "nord", "gruvbox", "catppuccin-mocha", "dracula",
@@ -85,7 +83,7 @@ def read_preferences(config_file: Path | None, environ: Mapping[str, str] = os.e
         if path is None or (is_own and not os.path.exists(path)):  # False also where the folder is not readable
             continue
         table = read_config(path)
-        if is_own and (unknown := [name for name in table if name not in NAMES]):
+        if is_own and (unknown := [name for name in table if name not in PREFERENCES]):
             raise ConfigError(
                 f"{path}: got {printable(unknown[0])}, expected only theme, guide and [keys]; put the settings of a "
                 "run into a file for --config"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from argparse import Namespace
 
 from gpt_core.bridges.export import FORMATS, ExportResult, checked_number_type, export_model
@@ -14,6 +15,7 @@ from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.headless.signals import RunSignals
 from gpt_tui.shared.formatting import integer, size
 from gpt_tui.shared.sanitize import one_line
+from gpt_tui.shared.standard_streams import say
 
 
 def export(options: Namespace) -> int:
@@ -24,7 +26,7 @@ def export(options: Namespace) -> int:
     with RunSignals(), ProgressLine() as waiting:  # a signal ends the export, which removes what it has written
         result = export_model(model, options.format, path, number_type=number_type, progress=waiting)
     for line in result_lines(model, options.format, result):
-        print(one_line(line, 1000))
+        say(sys.stdout, line)
     return EXIT_OK
 
 

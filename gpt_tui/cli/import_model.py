@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from gpt_tui.cli.options import output_path, typed_path
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.headless.signals import RunSignals
 from gpt_tui.shared.formatting import counted, integer, short, size
-from gpt_tui.shared.sanitize import one_line
+from gpt_tui.shared.standard_streams import say
 
 
 def import_model(options: Namespace) -> int:
@@ -23,7 +24,8 @@ def import_model(options: Namespace) -> int:
     output = output_path(options.output, "--output") if options.output is not None else None
     with RunSignals(), ProgressLine() as waiting:  # a signal ends the import, which removes what it has written
         info = import_checkpoint(typed_path(options.source, "DIR|FILE"), output, Path(Settings().models_dir), waiting)
-    print("\n".join(map(one_line, report(info))))
+    for line in report(info):
+        say(sys.stdout, line)
     return EXIT_OK
 
 

@@ -26,6 +26,7 @@ from gpt_tui.shared.formatting import integer
 from gpt_tui.shared.sanitize import one_line, valid_utf8
 
 DEFAULT_VIEW = "tokens"
+MAX_DIGITS = 9  # of a number of a layer or a head
 VIEW_OF_OPTION = {"layer": "attention", "head": "attention", "next": "attribution", "mean": "ablation"}
 """The view that an option is for"""
 
@@ -111,7 +112,7 @@ def whole_number(value: str | None, option: str) -> int | None:
     """Return the number of an option. Raises ConfigError."""
     if value is None:
         return None
-    if not value.isascii() or not value.isdigit():
+    if not value.isascii() or not value.isdigit() or len(value) > MAX_DIGITS:
         raise ConfigError(f"{option}: got {value!r}, expected a whole number from 0")
     return int(value)
 

@@ -14,6 +14,7 @@ from gpt_core.bench.budget_rule import budget_request, with_choice
 from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.resolve import Overrides, Resolved, read_overrides
 from gpt_core.config.settings import Settings
+from gpt_core.config.toml_file import PREFERENCES
 from gpt_core.config.validation import TEXTS
 from gpt_core.errors import CheckpointError, ConfigError, InputError
 from gpt_core.formats.bundle import bundle_of, load_bundle
@@ -23,7 +24,6 @@ from gpt_core.model.bundle import ModelBundle
 from gpt_core.training.fine_tuning import resolve_new
 from gpt_core.training.request import Newest, RunRequest
 from gpt_core.training.setup import text_note, text_sources
-from gpt_tui.app.preferences import NAMES as PREFERENCES
 from gpt_tui.cli.main import option_of
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.shared.sanitize import one_line

@@ -112,7 +112,7 @@ def race(options: Namespace) -> int:
     """Run `gpt-tui race`: train what is missing, and print a table or one JSON object."""
     overrides = requested_settings(options)
     check_options(options, overrides)
-    folder = Path(FOLDER if options.models_dir is None else str(overrides.value("models_dir")))
+    folder = Path(str(overrides.value("models_dir")) if is_typed(overrides, "models_dir") else FOLDER)
     is_checked = not os.path.lexists(folder / RACE)  # a new race reads its texts when it begins
     started = manifest_in(folder, options, overrides)
     cases = started.cases
@@ -136,10 +136,15 @@ def race(options: Namespace) -> int:
     return EXIT_OK
 
 
+def is_typed(overrides: Overrides, name: str) -> bool:
+    """Return True if a setting was requested by an option or `--set`, and not in a config file alone."""
+    return any(name in layer for source, layer in overrides.layers if source.startswith("--"))
+
+
 def check_options(options: Namespace, overrides: Overrides) -> None:
     """Raise InputError for options that are missing or contradict each other."""
     minutes = overrides.value("minutes")
-    if options.max_steps is not None or overrides.value("overfit_tiny"):
+    if is_typed(overrides, "max_steps") or overrides.value("overfit_tiny"):
         raise InputError("--max-steps and --overfit-tiny have no effect here: use --steps or --minutes")
     if options.steps is not None and options.steps < 1:
         raise InputError(f"got --steps {options.steps}, expected at least 1")

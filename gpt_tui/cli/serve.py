@@ -16,7 +16,7 @@ MIN_PORT, MAX_PORT = 1, 65535
 
 def serve(options: Namespace) -> int:
     """Serve the app until Ctrl+C and return the exit code. Raises InputError, or MissingPackageError."""
-    if not (options.port.isdecimal() and MIN_PORT <= int(options.port) <= MAX_PORT):
+    if not (options.port.isdecimal() and len(options.port) <= 5 and MIN_PORT <= int(options.port) <= MAX_PORT):
         raise InputError(f"--port: got {options.port!r}, expected a whole number from {MIN_PORT} to {MAX_PORT}")
     # report errors in the options here, not on the page
     models_dir = requested_run(options, requested_settings(options)).settings.models_dir

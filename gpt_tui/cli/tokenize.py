@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import msgspec
 
 from gpt_core.config.settings import Settings
-from gpt_core.errors import EXIT_FAILED, EXIT_OK
+from gpt_core.errors import EXIT_FAILED, EXIT_OK, ConfigError
 from gpt_core.formats.bundle import load_bundle
 from gpt_core.home import expand_home
 from gpt_core.model.bundle import ModelBundle
@@ -83,11 +83,16 @@ def chosen_model(options: Namespace, settings: Settings) -> ModelBundle | None:
     Raises:
         GptError: There is no such checkpoint, or it is damaged.
     """
+    requested = requested_settings(options)
     if options.model is not None:
+        typed = {name for source, layer in requested.layers if source.startswith("--") for name in layer}
+        if other := next((name for name in (*TRAINED_BY, "init_from") if name in typed), ""):
+            raise ConfigError(f"got --model and {other}, expected one of them: a model has its own tokenizer")
+        if options.preset is not None:
+            raise ConfigError("got --model and --preset, expected one of them: a model has its own tokenizer")
         return load_chosen(options)
     if settings.init_from:
         return load_bundle(settings.init_from)
-    requested = requested_settings(options)
     if requested.preset is not None or any(name in requested.values for name in TRAINED_BY):
         return None
     if options.models_dir is not None:

@@ -41,8 +41,8 @@ from gpt_tui.session.run_preview import kept_files
 from gpt_tui.session.run_state import Limits, RunState, is_unsaved
 from gpt_tui.session.run_text import best_score, divergence_so_far, gain_text
 from gpt_tui.shared.formatting import counted, duration, fixed, integer, nats, percent, rate
-from gpt_tui.shared.sanitize import one_line, printable
-from gpt_tui.shared.standard_streams import OutputError, can_print
+from gpt_tui.shared.sanitize import one_line
+from gpt_tui.shared.standard_streams import OutputError, can_print, say
 
 BATCHED_S = 0.1  # steps that take less are reported together
 
@@ -292,11 +292,6 @@ def tenth_of_rates(settings: Settings) -> str:
     if settings.learning_rate is not None:
         return f"--learning-rate {rate(settings.learning_rate / 10)}"
     return " ".join(f"--set {name}={rate(getattr(settings, name) / 10)}" for name in GROUP_RATES)
-
-
-def say(stream: TextIO, line: str) -> None:
-    """Print one line of plain text, complete: a command that is cut off, or has other spaces, cannot be run."""
-    print(" ".join(printable(line).split("\n")), file=stream, flush=True)
 
 
 def chat_with(trainer: Trainer) -> None:

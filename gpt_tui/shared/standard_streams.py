@@ -8,6 +8,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, TextIO
 
+from gpt_tui.shared.sanitize import printable
+
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
@@ -89,3 +91,8 @@ def _wrapped(kind: type[io.FileIO], stream: TextIO, errors: str) -> io.TextIOWra
     return io.TextIOWrapper(
         io.BufferedWriter(raw), encoding=stream.encoding, errors=errors, line_buffering=is_error or raw.isatty()
     )
+
+
+def say(stream: TextIO, line: str) -> None:
+    """Print one line of plain text, complete: a command that is cut off, or has other spaces, cannot be run."""
+    print(" ".join(printable(line).split("\n")), file=stream, flush=True)

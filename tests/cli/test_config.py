@@ -10,8 +10,8 @@ import pytest
 
 from gpt_core.config.presets import preset
 from gpt_core.config.resolve import read_overrides
+from gpt_core.config.toml_file import PREFERENCES
 from gpt_tui.cli import main as cli
-from gpt_tui.cli.options import PREFERENCES
 
 
 def test_the_output_of_config_is_a_config_file_with_the_same_settings(

@@ -31,3 +31,7 @@ def test_gradcheck_fails_on_one_wrong_gradient(
     assert cli.main(["gradcheck"]) == 1
     printed = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in printed if line.endswith("WRONG")] == [["gpt2", "wte.weight"], ["1", "of"]]
+    assert cli.main(["gradcheck", "--json"]) == 1
+    printed_json = capsys.readouterr().out
+    assert "NaN" not in printed_json  # which is no JSON
+    assert json.loads(printed_json)["tensors"][1]["kernel_error"] is None

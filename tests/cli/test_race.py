@@ -62,6 +62,16 @@ def test_a_race_trains_each_case_with_each_seed_and_prints_the_differences(
     assert len(log_folders([tmp_path])) == 4  # which the Runs tab lists
 
 
+def test_the_folder_of_a_race_may_be_a_setting_and_steps_may_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert race("--set", "models_dir=elsewhere") == 0
+    assert "runs in elsewhere/" in capsys.readouterr().out
+    assert not (tmp_path / "race").exists()
+    assert race("--set", "max_steps=5") == 2
+    assert "--max-steps and --overfit-tiny have no effect here" in capsys.readouterr().err
+
+
 def test_a_race_with_one_seed_has_no_standard_error_and_explains_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert race("--seeds", "1") == 0
     assert "±" not in capsys.readouterr().out

@@ -53,6 +53,18 @@ def test_tokenize_takes_the_tokenizer_of_the_run_in_the_folder(
     assert missing.stderr.startswith("gpt-tui: no checkpoint in empty; ")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [(("--preset", "micro"), "--preset"), (("--set", "vocab_size=300"), "vocab_size"), (("--minutes", "1"), "minutes")],
+)
+def test_a_model_and_a_tokenizer_to_train_are_not_both_requested(
+    arguments: tuple[str, ...], name: str, program: Callable[..., Result], trained: Path
+) -> None:
+    run = program("tokenize", "train.en", "--model", "models/best_model.safetensors", *arguments)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == f"gpt-tui: got --model and {name}, expected one of them: a model has its own tokenizer\n"
+
+
 def test_tokenize_shows_the_text_cut_into_tokens(program: Callable[..., Result], tmp_path: Path, trained: Path) -> None:
     text = "The cat sat on the mat.\n\nThe bat\x1b sat "
     (tmp_path / "my.txt").write_text(text)
@@ -74,8 +86,8 @@ def test_tokenize_shows_the_text_cut_into_tokens(program: Callable[..., Result],
 
 def test_tokenize_refuses_a_file_that_is_not_text_in_one_line(program: Callable[..., Result], trained: Path) -> None:
     (trained / "wide.txt").write_bytes("It was\n".encode("utf-16-le") * 50)
-    for model in ((), ("--model", "models/ckpt_latest.safetensors")):
-        run = program("tokenize", "wide.txt", *tiny(), *model)
+    for tokenizer in (tiny(), ("--model", "models/ckpt_latest.safetensors")):
+        run = program("tokenize", "wide.txt", *tokenizer)
         assert (run.returncode, run.stdout) == (2, "")
         assert run.stderr.startswith(
             "gpt-tui: wide.txt is not plain text: got UTF-16 text, expected UTF-8; add --encoding="
