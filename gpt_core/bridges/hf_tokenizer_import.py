@@ -138,7 +138,7 @@ def read_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
         ModelImportError: There is none, it is of another kind, or it has another size than the embedding.
         MissingPackageError: The package `tokenizers` is not installed.
     """
-    named = _read_config(folder / TOKENIZER_CONFIG)
+    named, mapped = _read_config(folder / TOKENIZER_CONFIG), _read_config(folder / SPECIAL_TOKENS)
     if os.path.lexists(folder / TOKENIZER):
         path = folder / TOKENIZER
         contents = read_json(path, _TOKENIZER)
@@ -151,7 +151,7 @@ def read_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
         path = folder / VOCABULARY
         if named.add_eos_token:
             raise _not_supported(folder / TOKENIZER_CONFIG, "add_eos_token, which ends each text")
-        ids, merges, special = _from_vocabulary(folder, named)
+        ids, merges, special = _from_vocabulary(folder, named.special_names | mapped.special_names)
         opening, adds_bos = None, bool(named.add_bos_token)
     else:
         raise ModelImportError(
@@ -161,7 +161,6 @@ def read_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
     if named.add_prefix_space:
         raise _not_supported(folder / TOKENIZER_CONFIG, "add_prefix_space")
     tokens = _in_order(path, ids, config.vocab_size)
-    mapped = _read_config(folder / SPECIAL_TOKENS)
     eos = _named(named.eos_token or mapped.eos_token, ids, config.eos_token_id, special)
     if eos is None:
         raise ModelImportError(f"{path} has no end of text: expected {END_OF_TEXT}, or eos_token in {TOKENIZER_CONFIG}")
@@ -252,16 +251,19 @@ def _opening(path: Path, step: PostProcessor | None, ids: Mapping[str, int]) -> 
     return found
 
 
-def _from_vocabulary(folder: Path, named: TokenizerConfig) -> tuple[dict[str, int], Sequence[Pair], set[int]]:
+def _from_vocabulary(folder: Path, named: set[str]) -> tuple[dict[str, int], Sequence[Pair], set[int]]:
     """Return ids by name, merges and special ids of `vocab.json`, `merges.txt` and `added_tokens.json`.
+
+    Args:
+        folder: Folder of the model.
+        named: Names of the special tokens.
 
     Raises:
         ModelImportError: A file is not valid, or an added token is not special.
     """
     ids = read_json(folder / VOCABULARY, _IDS)
     added = read_json(folder / ADDED_TOKENS, _IDS) if os.path.lexists(folder / ADDED_TOKENS) else {}
-    special = {END_OF_TEXT} | named.special_names | _read_config(folder / SPECIAL_TOKENS).special_names
-    if ordinary := sorted(added.keys() - special, key=added.__getitem__):
+    if ordinary := sorted(added.keys() - named - {END_OF_TEXT}, key=added.__getitem__):
         raise _not_supported(folder / ADDED_TOKENS, f"the added token {ordinary[0][:40]!r}, which is not special")
     try:
         lines = read_small(folder / MERGES).decode().split("\n")

@@ -78,8 +78,7 @@ def _first_named(folder: Path, found: list[Path], left_out: dict[int, list[Path]
         CorpusError: It is a broken link.
     """
     for names in (TRAINING_NAMES, OTHER_TRAINING_NAMES):
-        in_raw = (folder / "raw" / name for name in names)
-        in_raw = (path for path in in_raw if not _is_copy(path, left_out))
+        in_raw = [path for name in names if not _is_copy(path := folder / "raw" / name, left_out)]
         for path in [*in_raw, *(path for path in found if path.name in names)]:
             if os.path.isfile(path):
                 return path

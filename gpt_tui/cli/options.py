@@ -75,6 +75,11 @@ def requested_settings(options: Namespace) -> Overrides:
     )  # fmt: skip
 
 
+def is_typed(overrides: Overrides, name: str) -> bool:
+    """Return True if a setting was requested by an option or `--set`, and not in a config file alone."""
+    return any(name in layer for source, layer in overrides.layers if source.startswith("--"))
+
+
 def values_of(options: Namespace, names: Sequence[str]) -> dict[str, object]:
     """Return the values of options that are settings.
 

@@ -40,7 +40,7 @@ from gpt_core.training.events import AnyEvent
 from gpt_core.training.metrics_log import read_metrics
 from gpt_core.training.request import LoadedCheckpoint, RunRequest, load_checkpoint
 from gpt_core.training.setup import text_sources
-from gpt_tui.cli.options import requested_settings
+from gpt_tui.cli.options import is_typed, requested_settings
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.headless.runner import follow, open_trainer
 from gpt_tui.headless.signals import RunSignals
@@ -134,11 +134,6 @@ def race(options: Namespace) -> int:
             return code
     report(folder, cases, runs, as_json=options.json)
     return EXIT_OK
-
-
-def is_typed(overrides: Overrides, name: str) -> bool:
-    """Return True if a setting was requested by an option or `--set`, and not in a config file alone."""
-    return any(name in layer for source, layer in overrides.layers if source.startswith("--"))
 
 
 def check_options(options: Namespace, overrides: Overrides) -> None:

@@ -19,6 +19,7 @@ from gpt_core.text.token_cache import load_or_train_tokenizer
 from gpt_core.tokenizers import Tokenizer
 from gpt_core.training.setup import named_text, text_sources
 from gpt_tui.cli.options import (
+    is_typed,
     load_chosen,
     load_from_folder,
     report_text_note,
@@ -85,8 +86,7 @@ def chosen_model(options: Namespace, settings: Settings) -> ModelBundle | None:
     """
     requested = requested_settings(options)
     if options.model is not None:
-        typed = {name for source, layer in requested.layers if source.startswith("--") for name in layer}
-        if other := next((name for name in (*TRAINED_BY, "init_from") if name in typed), ""):
+        if other := next((name for name in (*TRAINED_BY, "init_from") if is_typed(requested, name)), ""):
             raise ConfigError(f"got --model and {other}, expected one of them: a model has its own tokenizer")
         if options.preset is not None:
             raise ConfigError("got --model and --preset, expected one of them: a model has its own tokenizer")
