@@ -418,6 +418,24 @@ assert kernels.available_cores() == len(every)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="this system does not list its threads")
+def test_a_kernel_with_little_work_ends_no_threads():
+    script = """
+import os
+import numpy as np
+from gpt_core.kernels import gelu, linear, threads
+threads.set_threads(4)
+def threads_after(rows):
+    x = np.ones((rows, 65536), np.float32)
+    gelu.forward(np.empty_like(x), x)
+    return set(os.listdir("/proc/self/task"))
+started = threads_after(8)
+assert all(threads_after(rows) == started for rows in (1, 2, 3, 8)), "threads were ended and started again"
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.parametrize("in_thread", [False, True])
 def test_kernels_compute_in_a_forked_process(in_thread):
