@@ -30,10 +30,9 @@ from gpt_core.kernels._runtime import (
     compute_threads,
     load_kernels,
     threads_warning,
-    use_any_core,
 )
 
 LEVEL = load_kernels(__path__)
 """The instruction-set level of the kernels in use."""
 
-__all__ = ["LEVEL", "available_cores", "compute_threads", "threads_warning", "use_any_core"]
+__all__ = ["LEVEL", "available_cores", "compute_threads", "threads_warning"]

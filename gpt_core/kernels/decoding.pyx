@@ -30,7 +30,7 @@ from gpt_core.kernels.arrays import empty
 from gpt_core.kernels.bfloat16 cimport bfloat16_bits
 from gpt_core.kernels.fast_math cimport fast_exp, fast_tanh
 from gpt_core.kernels.shapes cimport check_equal, check_positive
-from gpt_core.kernels.threads cimport thread_count, threads_for
+from gpt_core.kernels.threads cimport thread_count
 
 cdef float EPSILON = 1e-5  # of layer norm
 cdef float RMS_EPSILON = 1e-6  # of RMS norm
@@ -193,7 +193,7 @@ cdef class Block:
             ValueError: x has another length, or position is not in the cache.
         """
         cdef Py_ssize_t C = self.channels, part
-        cdef int parts = threads_for(4 * C * C + C * (self.hidden_size + self.wide), MIN_WORK_PER_THREAD)
+        cdef int parts = _parts(4 * C * C + C * (self.hidden_size + self.wide))
         check_equal("decoding: length of x", x.shape[0], C)
         if not 0 <= position < self.keys.positions:
             raise ValueError(f"decoding: got position {position}, expected a value in [0, {self.keys.positions})")
@@ -311,7 +311,7 @@ def logits(
     cdef Weight table = _weight(head)
     cdef bint transposed = table.format != FLOAT32
     cdef Py_ssize_t V = out.shape[0], C = table.inputs if transposed else table.outputs, part
-    cdef int parts = threads_for(V * C, MIN_WORK_PER_THREAD)
+    cdef int parts = _parts(V * C)
     if transposed:
         check_equal("decoding: length of the logits, in panels", _in_panels(V), table.outputs)
     else:
@@ -338,12 +338,17 @@ def total(const float[::1] values):
         values (n,), with n at least 1.
     """
     cdef Py_ssize_t n = values.shape[0], part
-    cdef int parts = threads_for(n, MIN_WORK_PER_THREAD)
+    cdef int parts = _parts(n)
     cdef float sums = 0
     check_positive("decoding: values", n)
     for part in prange(parts, nogil=True, schedule="static", num_threads=parts):
         sums += _sum(&values[0], _start(n, part, parts), _start(n, part + 1, parts))
     return sums
+
+
+cdef int _parts(Py_ssize_t work) noexcept nogil:
+    """Return the number of threads that divide an amount of work, given in multiply-adds."""
+    return <int>max(1, min(<Py_ssize_t>thread_count(), work // MIN_WORK_PER_THREAD))
 
 
 cdef Weight _weight(matrix) except *:

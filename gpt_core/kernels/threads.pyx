@@ -12,6 +12,38 @@ cdef extern from *:
     static int gpt_openmp(void) { return 0; }
     #endif
 
+    /* What libgomp lacks. It binds a thread to its first core once, when it opens its first parallel region: that region
+       is opened here, and the CPUs on which the thread may run are restored, so that neither the caller of a kernel nor
+       the threads and processes that it starts are bound. The threads that libgomp starts for it are.
+       And after a fork, the child would wait forever for the threads of the parent: there, the thread that has called
+       kernels with several threads computes alone. */
+    #if defined(__linux__) && defined(_OPENMP)
+    #include <pthread.h>
+    #include <sched.h>
+    static __thread int gpt_has_region, gpt_has_team, gpt_is_forked;
+    static void gpt_open_first_region(void) {
+        unsigned long own[1024];  /* a bit per CPU, more than any kernel of Linux has */
+        const int is_known = sched_getaffinity(0, sizeof own, (cpu_set_t *)own) == 0;
+        #pragma omp parallel num_threads(1)
+        __asm__ volatile("");
+        if (is_known) sched_setaffinity(0, sizeof own, (cpu_set_t *)own);
+    }
+    static int gpt_usable_threads(int threads) {
+        if (gpt_is_forked) return 1;
+        if (!gpt_has_region) {
+            gpt_has_region = 1;
+            gpt_open_first_region();
+        }
+        gpt_has_team |= threads > 1;
+        return threads;
+    }
+    static void gpt_after_fork(void) { gpt_is_forked = gpt_has_team; }
+    static void gpt_watch_forks(void) { pthread_atfork(NULL, NULL, gpt_after_fork); }
+    #else
+    static int gpt_usable_threads(int threads) { return threads; }
+    static void gpt_watch_forks(void) {}
+    #endif
+
     /* The control register of floating-point arithmetic of the calling thread, and its bits that flush denormals. */
     #include <stdint.h>
     #if defined(__SSE2__) || defined(_M_X64)
@@ -30,6 +62,8 @@ cdef extern from *:
     #endif
     """
     bint gpt_openmp() noexcept nogil
+    int gpt_usable_threads(int threads) noexcept nogil
+    void gpt_watch_forks() noexcept nogil
     const unsigned long long gpt_flush
     unsigned long long gpt_float_mode() noexcept nogil
     void gpt_set_float_mode(unsigned long long mode) noexcept nogil
@@ -38,10 +72,11 @@ cdef int _threads = 1
 cdef bint _is_set = False
 
 gpt_blas_use_one_thread()
+gpt_watch_forks()
 
 
 cdef int thread_count() noexcept nogil:
-    return _threads
+    return gpt_usable_threads(_threads)
 
 
 def set_threads(int threads):
@@ -84,7 +119,7 @@ cdef class DenormalsFlushed:
     cdef int _team
 
     def __enter__(self):
-        self._mode, self._team = gpt_float_mode(), _threads
+        self._mode, self._team = gpt_float_mode(), thread_count()
         _set_mode(self._mode | gpt_flush, self._team)
 
     def __exit__(self, *_error):

@@ -110,6 +110,8 @@ class Decoder:
         ids = as_ids(tokens)
         if ids.ndim != 1 or ids.size == 0:
             raise ValueError(f"tokens: got shape {ids.shape}, expected (T,) with T of at least 1")
+        if ids.min() < 0 or ids.max() >= self.shape.vocab_size:  # before the first chunk is appended
+            raise ValueError(f"tokens: got ids {ids.min()} to {ids.max()}, expected 0 to {self.shape.vocab_size - 1}")
         return self._append(ids)
 
     def decode(self, token: int) -> Array:
@@ -173,10 +175,6 @@ class Decoder:
         """Write the residual stream before the first block, for tokens from position `length` on."""
         wte, wpe = self._transformer.embedding.wte, self._transformer.embedding.wpe
         if self._stored:
-            if ids.min() < 0 or ids.max() >= self.shape.vocab_size:
-                raise ValueError(
-                    f"decoder: got ids {ids.min()} to {ids.max()}, expected 0 to {self.shape.vocab_size - 1}"
-                )
             wte, ids = columns_of(wte, ids), np.arange(ids.size, dtype=np.int32)
         embedding.forward(x, ids, wte, wpe, ids.size, self.length)
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from gpt_core.config.settings import ModelShape
 from gpt_core.kernels import conversion, gemm
-from gpt_core.kernels.arrays import Array, empty, widened
+from gpt_core.kernels.arrays import Array, empty, not_finite_is_expected, widened
 from gpt_core.model.layers.embedding import WPE, WTE
 from gpt_core.model.layers.head import LM_HEAD
 from gpt_core.model.parameters import Parameters
@@ -96,6 +96,7 @@ class StoredWeights:
             scales = scales[:outputs].reshape((-1, 1) if transposed else (1, -1))
         return (values.T if transposed else values), scales
 
+    @not_finite_is_expected
     def expanded(self) -> Parameters:
         """Return the stored values as float32, for evaluation."""
         parameters = Parameters(self.shape)
@@ -120,6 +121,7 @@ def panels_shape(inputs: int, outputs: int) -> tuple[int, int, int]:
     return -(-outputs // PANEL), inputs, PANEL
 
 
+@not_finite_is_expected
 def stored(
     matrix: Array, weight_format: Literal["bfloat16", "int8"], panels: NDArray[Any] | None = None
 ) -> StoredMatrix:
@@ -145,6 +147,7 @@ def stored(
     return panels if weight_format == "bfloat16" else (panels, scales)
 
 
+@not_finite_is_expected
 def columns_of(matrix: StoredMatrix, ids: NDArray[np.int32]) -> Array:
     """Return some columns of a matrix (I, O) in panels, as rows of float32. Shape: (len(ids), I)."""
     if isinstance(matrix, tuple):

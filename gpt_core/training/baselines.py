@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from gpt_core.errors import GptError
-from gpt_core.kernels import use_any_core
 from gpt_core.text.baselines import Baselines, baselines_key, measure_baselines, read_baselines, write_baselines
 from gpt_core.thread_priority import lower_priority
 from gpt_core.training.events import BaselinesMeasured
@@ -55,7 +54,6 @@ class BaselineMeter:
             self._thread.join()
 
     def _measure(self) -> None:
-        use_any_core()
         lower_priority(BELOW_TRAINING)
         run = self._run
         with suppress(GptError, MemoryError):  # training reports what it cannot read itself

@@ -25,7 +25,7 @@ from gpt_core.config.settings import ModelShape
 from gpt_core.distributed.communicator import Communicator
 from gpt_core.distributed.tree import Node, leaves_of_rank, merges, owned_nodes, sums_at_once, tree_sum
 from gpt_core.errors import ConfigError
-from gpt_core.kernels import threads, use_any_core
+from gpt_core.kernels import threads
 from gpt_core.kernels.arrays import Array, empty, not_finite_is_expected, whole_lines, widened, zeros
 from gpt_core.model.gpt import Gradients
 from gpt_core.model.layers.layer import ParameterSpec
@@ -271,7 +271,7 @@ class Exchange:
         self._is_rounded, self._chunks = rounded, chunks
         size = len(communicator.hosts)
         self._nodes = [owned_nodes(leaves, leaves_of_rank(rank, size, leaves)) for rank in range(size)]
-        self._thread = ThreadPoolExecutor(1, "exchange", use_any_core)
+        self._thread = ThreadPoolExecutor(1, "exchange")
         self._thread.submit(int).result()  # started here: within a pass it would inherit that denormals are flushed
         self._pending: list[Future[tuple[int, float]]] = []
         self._merge: Callable[[slice], None] = lambda _part: None

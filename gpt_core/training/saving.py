@@ -25,7 +25,6 @@ from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.distributed.communicator import SINGLE_PROCESS, Communicator
 from gpt_core.errors import BetterModelError, CheckpointError, GptError, SaveError
 from gpt_core.formats.checkpoint import Checkpoint, CheckpointInfo, TrainingState, read_checkpoint
-from gpt_core.kernels import use_any_core
 from gpt_core.training.events import CheckpointSaved, SaveFailed
 from gpt_core.training.run import Run
 
@@ -57,7 +56,7 @@ class BackgroundSave:
         self._tensors_are_written = False
         self._writing_tensors = threading.Lock()  # held until the tensors are written
         self._writing_tensors.acquire()
-        self._thread = threading.Thread(target=self._run_thread, name="saving")
+        self._thread = threading.Thread(target=self._save_all, name="saving")
         try:
             self._thread.start()
         except RuntimeError:  # no more threads available: save now, while training waits
@@ -77,10 +76,6 @@ class BackgroundSave:
         """Raise the error that ended the thread, unless it was a SaveError, which is a result."""
         if self._error is not None:
             raise self._error
-
-    def _run_thread(self) -> None:
-        use_any_core()
-        self._save_all()
 
     def _save_all(self) -> None:
         try:

@@ -382,27 +382,84 @@ def test_every_instruction_set_level_equals_the_reference(level):
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system has no thread affinity")
-def test_only_threads_that_compute_are_bound_to_cores():
-    script = """
-import os, threading
+@pytest.mark.parametrize("threads", [1, 2])
+def test_only_threads_that_openmp_starts_are_bound_to_cores(threads):
+    script = f"""
+import os, subprocess, sys, threading
 import numpy as np
 every = os.sched_getaffinity(0)
 from gpt_core import kernels
 from gpt_core.kernels import linear, threads
 assert os.sched_getaffinity(0) == every, "the thread that loads the kernels is bound"
-threads.set_threads(2)
-def compute():
-    a = np.ones((512, 512), np.float32)
+threads.set_threads({threads})
+a = np.ones((512, 512), np.float32)
+def compute(own, before=lambda: None):
+    os.sched_setaffinity(0, own)
+    before()
     linear.product(np.empty_like(a), a, a)
+    assert os.sched_getaffinity(0) == own, "the caller of a kernel is bound"
+    child = "import os; print(sorted(os.sched_getaffinity(0)))"
+    printed = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == str(sorted(own)), f"a process that it starts may run on {{printed}}"
     affinities = [os.sched_getaffinity(int(task)) for task in os.listdir("/proc/self/task")]
-    assert len(every) == 1 or any(cores < every for cores in affinities), "no thread is bound"
-    assert kernels.available_cores() == len(every)
-    kernels.use_any_core()
-    assert os.sched_getaffinity(0) == every
-worker = threading.Thread(target=compute)
+    assert {threads} == 1 or len(every) == 1 or any(cores < every for cores in affinities), "no thread is bound"
+def flush():
+    with threads.DenormalsFlushed():
+        pass
+compute(every)
 threading.excepthook = lambda failed: (print(failed.exc_value), os._exit(1))
-worker.start()
-worker.join()
+for arguments in ((every,), (every, flush), ({{max(every)}},), ({{max(every)}}, flush)):
+    worker = threading.Thread(target=compute, args=arguments)
+    worker.start()
+    worker.join()
+assert kernels.available_cores() == len(every)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="this system does not list its threads")
+def test_a_kernel_with_little_work_ends_no_threads():
+    script = """
+import os
+import numpy as np
+from gpt_core.kernels import gelu, linear, threads
+threads.set_threads(4)
+def threads_after(rows):
+    x = np.ones((rows, 65536), np.float32)
+    gelu.forward(np.empty_like(x), x)
+    return set(os.listdir("/proc/self/task"))
+started = threads_after(8)
+assert all(threads_after(rows) == started for rows in (1, 2, 3, 8)), "threads were ended and started again"
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("in_thread", [False, True])
+def test_kernels_compute_in_a_forked_process(in_thread):
+    script = f"""
+import os, signal, threading
+import numpy as np
+from gpt_core.kernels import linear, threads
+threads.set_threads(2)
+a, c = np.ones((512, 512), np.float32), np.zeros((512, 512), np.float32)
+linear.product(c, a, a)
+if child := os.fork():
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) % 256)
+signal.alarm(60)  # ends a child that waits
+def compute():
+    c.fill(0)
+    with threads.DenormalsFlushed():
+        linear.product(c, a, a)
+if {in_thread}:
+    worker = threading.Thread(target=compute)
+    worker.start()
+    worker.join()
+else:
+    compute()
+os._exit(0 if (c == 512).all() else 1)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

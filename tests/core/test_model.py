@@ -284,6 +284,13 @@ def test_the_decoder_rejects_invalid_tokens():
     assert decoder.length == 0
 
 
+def test_a_long_prompt_with_an_invalid_id_at_its_end_leaves_the_cache_as_it_is():
+    decoder = Decoder(model_of(LONG).parameters)
+    with pytest.raises(ValueError, match=f"got ids 0 to {LONG.vocab_size}, expected 0 to {LONG.vocab_size - 1}"):
+        decoder.prefill([0] * PREFILL_CHUNK + [LONG.vocab_size])
+    assert decoder.length == 0
+
+
 def test_decoding_during_training_changes_neither():
     threads.set_threads(2)
     tokens, targets = random_batch(SHAPE, 2, 130, seed=0)

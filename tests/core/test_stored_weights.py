@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -194,6 +196,18 @@ def test_prefill_and_decoding_agree_with_the_expanded_model(weight_format):
     assert relative_error(decoder.prefill(tokens[41:60]), expected[59]) < 4 * CACHE_LIMIT
     for position in range(60, 70):
         assert relative_error(decoder.decode(int(tokens[position])), expected[position]) < 4 * CACHE_LIMIT
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("weight_format", FORMATS)
+def test_damaged_weights_give_logits_that_are_not_finite_without_a_warning(weight_format, value):
+    parameters = initial_parameters(SHAPE, 0)
+    parameters["wte.weight"][5, 2] = value
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        weights = StoredWeights(parameters, weight_format)
+        assert not np.isfinite(Decoder(weights).prefill([5, 6])).all()
+        assert not np.isfinite(GPT(weights.expanded()).logits(np.array([[5, 6]], np.int32))).all()
 
 
 @pytest.mark.parametrize("weight_format", FORMATS)

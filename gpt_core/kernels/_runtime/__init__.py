@@ -7,10 +7,10 @@
 3. Instruction-set level: puts the folder of the fastest level that this processor supports on the package's path.
 4. Affinity: loads one kernel, and with it libgomp, then lets the calling thread run on any core again.
 
-Thread policy (speed only): each OpenMP thread is bound to one core, and an idle one spins for about 3,000 iterations
-before it sleeps. A thread that is woken on the core of the thread that woke it may stay there for seconds; libgomp's
-default spin is about one millisecond. Milliseconds per step of nanoGPT's shape on two cores, idle machine / machine
-shared with another busy process:
+Thread policy (speed only): each thread that OpenMP starts is bound to one core, the thread that calls a kernel is not
+(`threads.pyx`), and an idle one spins for about 3,000 iterations before it sleeps. A thread that is woken on the core
+of the thread that woke it may stay there for seconds; libgomp's default spin is about one millisecond. Milliseconds per
+step of nanoGPT's shape on two cores, idle machine / machine shared with another busy process:
 
     not bound, spin count  1,000    16 / 28
     not bound, spin count 10,000    11 / 40 to 60
@@ -74,17 +74,6 @@ def threads_warning(requested: int) -> str:
     return f"threads: got {requested}, using {used}: this process may use {used} core{'s' * (used != 1)}"
 
 
-def use_any_core() -> None:
-    """Let the calling thread run on any core.
-
-    A thread that calls kernels is bound to one core, and so is every thread started from it. Call this first in a
-    thread that does other work, such as saving a checkpoint.
-    """
-    if CORES:
-        with contextlib.suppress(OSError):
-            os.sched_setaffinity(0, CORES)
-
-
 def load_kernels(package_path: list[str]) -> str:
     """Make the compiled kernels importable from the package `gpt_core.kernels`.
 
@@ -105,7 +94,9 @@ def load_kernels(package_path: list[str]) -> str:
         level = _choose_level(package)
         package_path.insert(0, str(package / level))
         importlib.import_module("gpt_core.kernels.adamw")  # loads libgomp, which binds the calling thread
-        use_any_core()
+        if CORES:
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(0, CORES)
     return level
 
 
