@@ -647,17 +647,30 @@ def decays(name: str) -> bool:
     return name.endswith(".weight") and lr_group(name) not in ("norm", "pos")
 
 
-def newton_schulz(x: Array, steps: int = 5) -> Array:
-    """Bring all singular values of a matrix near 1 by a quintic iteration (Jordan et al. 2024, "Muon").
+ORTHOGONALIZATION = ((8.0172, -22.9411, 16.6113), (3.6119, -2.6521, 0.5123), (2.6610, -1.9451, 0.4357))
+"""a, b, c of each step of `orthogonalize`: the polynomial a x + b x^3 + c x^5 is the one nearest to 1 between the
+smallest singular value that the step before leaves, at first 0.01, and 1.01 times the largest, at first 1."""
 
-    x = x / |x|, then x = a x + (b G + c G^2) x with G = x x^T: a polynomial of the singular values, that leaves the
-    singular vectors as they are. Singular values end between about 0.7 and 1.2. x (R, S).
+
+def rescale_rows(x: Array) -> Array:
+    """Rescale rows so that no singular value is above 1 (Prach and Lampert 2022, "Almost-Orthogonal Layers").
+
+    x = S x with S_ii = (sum_j |(x x^T)_ij|)^(-1/2), after x = x / |x|. x (R, S) with R <= S.
     """
-    a, b, c = 3.4445, -4.7750, 2.0315
-    if x.shape[0] > x.shape[1]:
-        return newton_schulz(x.T, steps).T
     x = x / (np.linalg.norm(x) + 1e-7)
-    for _ in range(steps):
+    return x / np.sqrt(np.abs(x @ x.T).sum(axis=1, keepdims=True) + 1e-7)
+
+
+def orthogonalize(x: Array) -> Array:
+    """Bring the singular values of a matrix near 1 (Amsel et al. 2025, "The Polar Express").
+
+    After `rescale_rows` (Boissin et al. 2025, "Turbo-Muon"), x = a x + (b G + c G^2) x with G = x x^T, for each step of
+    `ORTHOGONALIZATION`: polynomials of the singular values, that leave the singular vectors as they are. x (R, S).
+    """
+    if x.shape[0] > x.shape[1]:
+        return orthogonalize(x.T).T
+    x = rescale_rows(x)
+    for a, b, c in ORTHOGONALIZATION:
         gram = x @ x.T  # (R, R)
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x
@@ -668,11 +681,11 @@ def muon_step(
 ) -> tuple[Array, Array]:
     """One Muon step for one matrix (R, S): m = beta m + (1 - beta) g; u = beta m + (1 - beta) g.
 
-    p = p - lr (0.2 sqrt(max(R, S)) newton_schulz(u) + weight_decay p). The factor makes the root mean square of an
+    p = p - lr (0.2 sqrt(max(R, S)) orthogonalize(u) + weight_decay p). The factor makes the root mean square of an
     update that of AdamW (Liu et al. 2025, "Muon is Scalable for LLM Training"). Returns the new parameter and m.
     """
     m = beta * m + (1.0 - beta) * gradient
-    direction = newton_schulz(beta * m + (1.0 - beta) * gradient)
+    direction = orthogonalize(beta * m + (1.0 - beta) * gradient)
     scale = 0.2 * math.sqrt(max(parameter.shape))
     return parameter - lr * (scale * direction + weight_decay * parameter), m
 

@@ -38,6 +38,15 @@ cdef void gemm(
     Output out,
 ) noexcept nogil
 
+cdef void symmetric_gemm(
+    Format format,
+    Py_ssize_t n,
+    Py_ssize_t k,
+    Matrix a,
+    Matrix b,
+    Output out,
+) noexcept nogil
+
 cdef Py_ssize_t max_stored_depth() noexcept nogil
 cdef Format format_of(bint bfloat16) noexcept nogil
 cdef void pack_row(Format format, Format stored, Py_ssize_t k, const void *row, float *slots) noexcept nogil

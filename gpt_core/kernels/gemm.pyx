@@ -35,7 +35,7 @@ cdef extern from *:
       #define gpt_begin_tiles()
       #define gpt_end_tiles()
       #define gpt_panel_slots(format, k) (k)
-      #define gpt_gemm(format, m, n, k, a, b, out)
+      #define gpt_gemm(format, m, n, k, a, b, out, lower)
       #define gpt_pack(format, k, n, b, packed) (gpt_packed_b){0}
       #define gpt_pack_row(format, stored, k, row, slots)
       #define gpt_pack_transposed(m, k, a, lda, space) (gpt_matrix){0}
@@ -73,8 +73,8 @@ cdef extern from *:
     void gpt_begin_tiles() noexcept nogil
     void gpt_end_tiles() noexcept nogil
     Py_ssize_t gpt_panel_slots(Format format, Py_ssize_t k) noexcept nogil
-    void gpt_gemm(Format format, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, Matrix a, Matrix b,
-                  Output out) noexcept nogil
+    void gpt_gemm(Format format, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, Matrix a, Matrix b, Output out,
+                  bint lower) noexcept nogil
     PackedB gpt_pack(Format format, Py_ssize_t k, Py_ssize_t n, Matrix b, float *packed) noexcept nogil
     void gpt_pack_row(Format format, Format stored, Py_ssize_t k, const void *row, float *slots) noexcept nogil
     Matrix gpt_pack_transposed(Py_ssize_t m, Py_ssize_t k, const float *a, Py_ssize_t lda, float *space) noexcept nogil
@@ -98,7 +98,7 @@ cdef void gemm(
     """
     cdef Py_ssize_t i
     if GPT_OWN_PRODUCT and (m > 1 or format == BFLOAT16):
-        gpt_gemm(format, m, n, k, a, b, out)
+        gpt_gemm(format, m, n, k, a, b, out, False)
         return
     for i in range(m):
         _initialize_row(out, i, n)
@@ -107,6 +107,32 @@ cdef void gemm(
     else:
         blas.gemm(a.transposed, b.transposed, m, n, k, out.alpha, <const float*>a.data, a.ld, <const float*>b.data, b.ld,
                   1, <float*>out.c, out.ldc)
+
+
+cdef void symmetric_gemm(
+    Format format,
+    Py_ssize_t n,
+    Py_ssize_t k,
+    Matrix a,
+    Matrix b,
+    Output out,
+) noexcept nogil:
+    """Compute a C (n, n) that is symmetric: the tiles at and below the diagonal, which are then copied above it."""
+    if GPT_OWN_PRODUCT:
+        gpt_gemm(format, n, n, k, a, b, out, True)
+    else:
+        gemm(format, n, n, k, a, b, out)
+    _copy_lower_triangle(n, <float*>out.c, out.ldc)
+
+
+cdef void _copy_lower_triangle(Py_ssize_t n, float *c, Py_ssize_t ldc) noexcept nogil:
+    """c[j, i] = c[i, j] for j < i, in squares that stay in the level-1 cache."""
+    cdef Py_ssize_t first_i, first_j, i, j
+    for first_i in range(0, n, 16):
+        for first_j in range(0, first_i + 1, 16):
+            for i in range(first_i, min(first_i + 16, n)):
+                for j in range(first_j, min(first_j + 16, i)):
+                    c[j * ldc + i] = c[i * ldc + j]
 
 
 cdef void _add_rounded(Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, Matrix a, Matrix b, Output out) noexcept nogil:

@@ -552,14 +552,16 @@ INLINE void gpt_prefetch_tile(ptrdiff_t rows, const float *tile, ptrdiff_t ld, c
 }
 
 /* Block (m, n) of C, from (ic, jc) on, from packed A (m, k) and packed B (k, n), k in slots: the loops jr and ir.
-   Tiles of a C in bfloat16 are computed in a buffer, and rounded from there. */
+   Tiles of a C in bfloat16 are computed in a buffer, and rounded from there. With `lower`, tiles above the diagonal of C
+   are left out. */
 INLINE void gpt_macrokernel(const gpt_format format, int a_is_panels, ptrdiff_t ic, ptrdiff_t jc, ptrdiff_t m,
-                            ptrdiff_t n, ptrdiff_t k, const gpt_output *out) {
+                            ptrdiff_t n, ptrdiff_t k, const gpt_output *out, int lower) {
     const ptrdiff_t mr = gpt_mr(format), nr = gpt_nr(format);
     const int rounds = out->stored == GPT_BFLOAT16;
     for (ptrdiff_t jr = 0; jr < n; jr += nr)
         for (ptrdiff_t ir = 0; ir < m; ir += mr) {
             const ptrdiff_t rows = MIN(mr, m - ir), columns = MIN(nr, n - jr);
+            if (lower && ic + ir + rows <= jc + jr) continue;
             const float *b = packed_b + jr * k;
             const gpt_output at = gpt_output_at(out, ic + ir, jc + jr);
             float buffer[MAX_OF(MR * NR, TILES_MR * TILES_NR)] __attribute__((aligned(64)));
@@ -587,9 +589,9 @@ INLINE void gpt_macrokernel(const gpt_format format, int a_is_panels, ptrdiff_t 
         }
 }
 
-/* C (m, n) = alpha * op(A) (m, k) . op(B) (k, n) + addend + bias: the loops jc, pc and ic. */
+/* C (m, n) = alpha * op(A) (m, k) . op(B) (k, n) + addend + bias, or its lower triangle: the loops jc, pc and ic. */
 INLINE void gpt_gemm_as(const gpt_format format, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, gpt_matrix a, gpt_matrix b,
-                        gpt_output out) {
+                        gpt_output out, int lower) {
     const ptrdiff_t mc = gpt_mc(format), max_depth = KC * gpt_per_slot(format);
     for (ptrdiff_t jc = 0; jc < n; jc += NC) {
         const ptrdiff_t columns = MIN(NC, n - jc);
@@ -600,7 +602,7 @@ INLINE void gpt_gemm_as(const gpt_format format, ptrdiff_t m, ptrdiff_t n, ptrdi
             for (ptrdiff_t ic = 0; ic < m; ic += mc) {
                 const ptrdiff_t rows = MIN(mc, m - ic);
                 gpt_pack_part_of_a(format, &a, ic, pc, rows, depth);
-                gpt_macrokernel(format, a.transposed, ic, jc, rows, columns, slots, &partial);
+                gpt_macrokernel(format, a.transposed, ic, jc, rows, columns, slots, &partial, lower);
             }
             partial.addend = out.c;  /* from the second pc on, add to what is stored */
             partial.ld_addend = out.ldc;
@@ -634,12 +636,12 @@ INLINE void gpt_gemm_packed_as(const gpt_format format, ptrdiff_t m, ptrdiff_t n
 /* ---- What gemm.pyx calls: the format becomes a constant */
 
 static void gpt_gemm(gpt_format format, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, gpt_matrix a, gpt_matrix b,
-                     gpt_output out) {
+                     gpt_output out, int lower) {
     if (format == GPT_BFLOAT16) {
         gpt_begin_tiles();
-        gpt_gemm_as(GPT_BFLOAT16, m, n, k, a, b, out);
+        gpt_gemm_as(GPT_BFLOAT16, m, n, k, a, b, out, lower);
         gpt_end_tiles();
-    } else gpt_gemm_as(GPT_FLOAT32, m, n, k, a, b, out);
+    } else gpt_gemm_as(GPT_FLOAT32, m, n, k, a, b, out, lower);
 }
 
 /* Slots of a panel of `gpt_pack`: any slice of it can be read to a multiple of TILE slots. */

@@ -1,7 +1,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-NEWTON_SCHULZ_STEPS: int
+ORTHOGONALIZATION_STEPS: int
 
 def workspace_size(rows: int, columns: int) -> int: ...
 def update(

@@ -1,24 +1,30 @@
 """Muon, momentum that is orthogonalized (Jordan et al. 2024), scaled as AdamW's updates are (Liu et al. 2025).
 
+Rescaled rows (Boissin et al. 2025, "Turbo-Muon"; Prach and Lampert 2022) and a polynomial of its own for each step
+(Amsel et al. 2025, "The Polar Express") bring the singular values near 1 in three steps, for which Jordan's polynomial
+needs five.
+
 One thread updates one matrix, so that the result does not depend on the number of threads.
 """
 
 from cython.parallel cimport prange, threadid
-from libc.math cimport sqrt
+from libc.math cimport fabsf, sqrt, sqrtf
 from libc.stdint cimport uintptr_t
 
-from gpt_core.kernels.gemm cimport BFLOAT16, FLOAT32, Format, Matrix, Output, at, gemm
+from gpt_core.kernels.gemm cimport BFLOAT16, FLOAT32, Format, Matrix, Output, gemm, symmetric_gemm
 from gpt_core.kernels.shapes cimport check_equal
 from gpt_core.kernels.threads cimport thread_count
 
 cpdef enum:
-    NEWTON_SCHULZ_STEPS = 5
+    ORTHOGONALIZATION_STEPS = 3
 
-cdef enum:
-    BLOCK = 112  # rows of a symmetric product at a time; speed only
-
-# Coefficients of the quintic polynomial whose iteration brings all singular values near 1 (Jordan et al. 2024).
-cdef float A = 3.4445, B = -4.7750, C = 2.0315
+# a, b, c of each step. The polynomial a x + b x^3 + c x^5 is the one nearest to 1 between the smallest and the largest
+# singular value that the step before leaves: at first 0.01 and 1, of which values below 0.01 are left smaller. The largest
+# one is taken 1% larger, because products in bfloat16 exceed it, and beyond it the polynomials grow fast.
+cdef float[3][3] COEFFICIENTS
+COEFFICIENTS[0][:] = [8.0172, -22.9411, 16.6113]
+COEFFICIENTS[1][:] = [3.6119, -2.6521, 0.5123]
+COEFFICIENTS[2][:] = [2.6610, -1.9451, 0.4357]
 cdef double EPSILON = 1e-7
 cdef float RMS = 0.2  # root mean square of AdamW's updates, in learning rates (Liu et al. 2025)
 
@@ -55,7 +61,8 @@ def update(
 
         m = beta m + (1 - beta) g
         u = beta m + (1 - beta) g                                        Nesterov's momentum
-        X = u / |u|, then 5 times  X = a X + (b A + c A^2) X  with A = X X^T
+        X = u / |u|;  X = S X,  with S diagonal, S_ii = (sum_j |(X X^T)_ij|)^(-1/2): no singular value is above 1
+        3 times, with a, b, c of the step:  X = a X + (b G + c G^2) X,  with G = X X^T
         W = W (1 - lr weight_decay) - lr 0.2 sqrt(max(R, S)) X
 
     Args:
@@ -106,8 +113,8 @@ cdef int _check_matrix(
 
 
 cdef void _update_matrix(Step step, float *start) noexcept nogil:
-    """Update one matrix. X is W or its transpose, whichever has fewer rows than columns: (short, long)."""
-    cdef bint transposed = step.rows > step.columns
+    """Update one matrix. Of one with more rows than columns, G = X^T X and X = X p(G), so that G is small."""
+    cdef bint tall = step.rows > step.columns
     cdef Py_ssize_t short_side = min(step.rows, step.columns), long_side = max(step.rows, step.columns), i, j
     cdef float *X = <float*>((<uintptr_t>start + 63) // 64 * 64)
     cdef float *next_X = X + short_side * long_side
@@ -115,18 +122,16 @@ cdef void _update_matrix(Step step, float *start) noexcept nogil:
     cdef float *polynomial = gram + short_side * short_side
     cdef float *swapped
     cdef float rate = step.lr * RMS * <float>sqrt(<double>long_side)
-    _momentum(step, next_X)
-    if transposed:
-        _transpose(step.rows, step.columns, next_X, X)
-    else:
-        swapped, X, next_X = X, next_X, X
+    _momentum(step, X)
     _normalize(X, short_side * long_side)
-    for i in range(NEWTON_SCHULZ_STEPS):
-        _newton_schulz(step.format, short_side, long_side, X, next_X, gram, polynomial)
+    for i in range(ORTHOGONALIZATION_STEPS):
+        # G (short, short) = X X^T or X^T X
+        symmetric_gemm(step.format, short_side, long_side, Matrix(X, step.columns, tall, FLOAT32),
+                       Matrix(X, step.columns, not tall, FLOAT32), Output(gram, short_side, NULL, 0, NULL, 1, FLOAT32))
+        if i == 0:
+            _rescale(tall, step.rows, step.columns, X, gram, polynomial)
+        _apply_polynomial(step, tall, COEFFICIENTS[i], X, next_X, gram, polynomial)
         swapped, X, next_X = X, next_X, X
-    if transposed:
-        _transpose(step.columns, step.rows, X, next_X)
-        X = next_X
     for i in range(step.rows):
         for j in range(step.columns):
             step.values[i * step.ld + j] -= step.decay * step.values[i * step.ld + j] + rate * X[i * step.columns + j]
@@ -145,7 +150,7 @@ cdef void _momentum(Step step, float *u) noexcept nogil:
 
 
 cdef void _normalize(float *X, Py_ssize_t size) noexcept nogil:
-    """Divide X by its norm, so that no singular value is above 1."""
+    """Divide X by its norm, so that sums of its products are neither too large nor too small."""
     cdef Py_ssize_t i
     cdef double total = 0
     cdef float inverse
@@ -156,62 +161,43 @@ cdef void _normalize(float *X, Py_ssize_t size) noexcept nogil:
         X[i] *= inverse
 
 
-cdef void _newton_schulz(
-    Format format,
-    Py_ssize_t rows,
-    Py_ssize_t columns,
+cdef void _rescale(bint tall, Py_ssize_t rows, Py_ssize_t columns, float *X, float *gram, float *scales) noexcept nogil:
+    """G = S G S with S_ii = (sum_j |G_ij|)^(-1/2), and X = S X for G = X X^T, X = X S for G = X^T X."""
+    cdef Py_ssize_t n = min(rows, columns), i, j
+    cdef float total
+    for i in range(n):
+        total = <float>EPSILON
+        for j in range(n):
+            total += fabsf(gram[i * n + j])
+        scales[i] = <float>1.0 / sqrtf(total)
+    for i in range(n):
+        for j in range(n):
+            gram[i * n + j] *= scales[i] * scales[j]
+    for i in range(rows):
+        for j in range(columns):
+            X[i * columns + j] *= scales[j] if tall else scales[i]
+
+
+cdef void _apply_polynomial(
+    Step step,
+    bint tall,
+    const float *coefficients,
     const float *X,
     float *next_X,
-    float *gram,
+    const float *gram,
     float *polynomial,
 ) noexcept nogil:
-    """next_X = a X + (b G + c G^2) X, with G = X X^T."""
-    cdef Py_ssize_t i
-    # G (rows, rows) = X (rows, columns) . X^T
-    _symmetric_product(format, rows, columns, Matrix(X, columns, False, FLOAT32),
-                       Matrix(X, columns, True, FLOAT32), Output(gram, rows, NULL, 0, NULL, 1, FLOAT32))
-    # polynomial = c G . G + b G
-    for i in range(rows * rows):
-        polynomial[i] = B * gram[i]
-    _symmetric_product(format, rows, rows, Matrix(gram, rows, False, FLOAT32),
-                       Matrix(gram, rows, False, FLOAT32),
-                       Output(polynomial, rows, polynomial, rows, NULL, C, FLOAT32))
-    # next_X = polynomial . X + a X
-    for i in range(rows * columns):
-        next_X[i] = A * X[i]
-    gemm(format, rows, columns, rows, Matrix(polynomial, rows, False, FLOAT32),
-         Matrix(X, columns, False, FLOAT32), Output(next_X, columns, next_X, columns, NULL, 1, FLOAT32))
-
-
-cdef void _symmetric_product(
-    Format format,
-    Py_ssize_t n,
-    Py_ssize_t k,
-    Matrix a,
-    Matrix b,
-    Output out,
-) noexcept nogil:
-    """out (n, n) = alpha a (n, k) . b (k, n) + addend, symmetric: what is above the diagonal blocks is copied."""
-    cdef Py_ssize_t first = 0, rows, i, j
-    cdef float *c = <float*>out.c
-    while first < n:
-        rows = min(<Py_ssize_t>BLOCK, n - first)
-        gemm(format, rows, first + rows, k, a, b, out)
-        for i in range(first, first + rows):
-            for j in range(first):
-                c[j * out.ldc + i] = c[i * out.ldc + j]
-        a.data = at(a.data, BLOCK * a.ld, a.stored)
-        out.c = <float*>out.c + BLOCK * out.ldc
-        if out.addend is not NULL:
-            out.addend += BLOCK * out.ld_addend
-        first += BLOCK
-
-
-cdef void _transpose(Py_ssize_t rows, Py_ssize_t columns, const float *source, float *to) noexcept nogil:
-    """to (columns, rows) = source (rows, columns)^T, in squares that stay in the level-1 cache."""
-    cdef Py_ssize_t i, j, first_i, first_j
-    for first_i in range(0, rows, 16):
-        for first_j in range(0, columns, 16):
-            for i in range(first_i, min(first_i + 16, rows)):
-                for j in range(first_j, min(first_j + 16, columns)):
-                    to[j * rows + i] = source[i * columns + j]
+    """next_X = a X + (b G + c G^2) X, or of a tall matrix a X + X (b G + c G^2)."""
+    cdef float a = coefficients[0], b = coefficients[1], c = coefficients[2]
+    cdef Py_ssize_t n = min(step.rows, step.columns), i
+    cdef Matrix p = Matrix(polynomial, n, False, FLOAT32), x = Matrix(X, step.columns, False, FLOAT32)
+    # p = c G . G + b G
+    for i in range(n * n):
+        polynomial[i] = b * gram[i]
+    symmetric_gemm(step.format, n, n, Matrix(gram, n, False, FLOAT32), Matrix(gram, n, False, FLOAT32),
+                   Output(polynomial, n, polynomial, n, NULL, c, FLOAT32))
+    # next_X = p . X + a X, or X . p + a X
+    for i in range(step.rows * step.columns):
+        next_X[i] = a * X[i]
+    gemm(step.format, step.rows, step.columns, n, x if tall else p, p if tall else x,
+         Output(next_X, step.columns, next_X, step.columns, NULL, 1, FLOAT32))

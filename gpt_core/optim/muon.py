@@ -66,7 +66,7 @@ class Muon(Optimizer):
 
     @classmethod
     def update_work(cls, shape: ModelShape, freeze: str = "") -> float:
-        """Return the operations of an update: those of Newton-Schulz, and those of AdamW for the rest."""
+        """Return the operations of an update: those of the orthogonalization, and those of AdamW for the rest."""
         frozen, work = frozen_names(shape, freeze), 0.0
         for spec in parameter_table(shape):
             if spec.name in frozen:
@@ -76,7 +76,7 @@ class Muon(Optimizer):
                 continue
             for _, width in column_ranges(spec):
                 short, long = sorted((spec.shape[0], width))
-                work += muon.NEWTON_SCHULZ_STEPS * (4 * short * short * long + 2 * short**3)
+                work += muon.ORTHOGONALIZATION_STEPS * (3 * short * short * long + short**3)  # half of G and of G^2
         return work
 
     def update(self, gradients: Parameters, step: int, lr_share: float, scale: float) -> None:
@@ -87,8 +87,8 @@ class Muon(Optimizer):
             m = b m + (1 - b) g,  u = b m + (1 - b) g
             W = W - lr (0.2 sqrt(max(R, S)) orthogonal(u) + `weight_decay` W)
 
-        with orthogonal(u) by 5 steps of a Newton-Schulz iteration (`gpt_core.kernels.muon`), in the number format of
-        the model's products. The factor gives updates of AdamW's size, so that both take the same learning rates. The
+        with orthogonal(u) by an iteration of matrix products (`gpt_core.kernels.muon`), in the number format of the
+        model's products. The factor gives updates of AdamW's size, so that both take the same learning rates. The
         other parameters are updated as by `AdamW`.
         """
         settings, m, v = self.settings, self.state["muon_m"], self.state["adam_v"]
