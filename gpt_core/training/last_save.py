@@ -70,6 +70,7 @@ class LastSave:
         self._failed += 1
         self.unsaved = self._failed
         while requests.can_ask and not self._is_discarding and not requests.anything_pending:
+            self._run.communicator.check()
             time.sleep(POLL_S)
         requests.take_save()  # the answer
         self.unsaved = 0

@@ -347,6 +347,7 @@ class Trainer:
         n_targets = sum(int(np.count_nonzero(targets >= 0)) for _, targets in micro_batches)
 
         def micro_batch(number: int, gradients: Gradients, layer_done: LayerDone | None) -> float | None:
+            self.run.communicator.check()  # the state is saved as soon as a rank is lost, not after the step
             if self._stops_at_once:
                 return None
             tokens, targets = micro_batches[number]
