@@ -217,7 +217,8 @@ class Saver:
                         (folder / LOCK).unlink(missing_ok=True)
                         folder.rmdir()
             else:
-                yield CheckpointSaved("latest", str(path), state.step)
+                self.newest = (str(path), state.step)
+                yield CheckpointSaved("latest", *self.newest)
                 return
 
     def save_final(self, reason: str) -> Generator[SaveResult, None, bool]:

@@ -96,6 +96,12 @@ class Trainer:
         return self._saver.is_saving
 
     @property
+    def newest_checkpoint(self) -> Path | None:
+        """Last saved checkpoint that holds the last state of the run, at first the one resumed; None without one."""
+        path, _ = self._saver.newest
+        return Path(path) if path else None
+
+    @property
     def unsaved(self) -> int:
         """Number of failed last saves while the run waits for a decision about them; else 0."""
         return self._last_save.unsaved
