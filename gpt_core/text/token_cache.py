@@ -105,7 +105,7 @@ def load_or_train_tokenizer(
         with contextlib.suppress(OSError), new_cache_file(folder) as cache:
             cache.file.write(tokenizer.to_bytes())
             cache.publish(tokenizer_cache_name(source.cache_path, sha256, vocab_size, name, document))
-            _remove_outdated(folder, source.cache_path, sha256)
+            _remove_outdated(folder, source, sha256)
             break
     return tokenizer
 
@@ -183,24 +183,29 @@ def _encode_into(
     text = open_token_file(folder / name, source, sha256, tokenizer, document, progress)
     if text is None:
         raise OSError(errno.EIO, "the token cache could not be read back after writing")
-    _remove_outdated(folder, source.cache_path, sha256)
+    _remove_outdated(folder, source, sha256)
     return text
 
 
-def _remove_outdated(folder: Path, path: Path, sha256: str) -> None:
+def _remove_outdated(folder: Path, source: TextSource, sha256: str) -> None:
     """Remove the caches of earlier versions of a text, if `folder` is the folder of the text.
 
     Other folders may hold caches of other texts of this name. Only files whose contents show that this program made
-    them, for a text with another SHA-256, are removed.
+    them, for a text with another SHA-256, are removed; of several files also those of any text whose name, such as
+    `a.txt+2`, is one that only earlier versions of this program gave.
     """
+    path = source.cache_path
     if path.is_symlink() or folder.resolve() != path.resolve().parent:
         return
-    name = re.compile(re.escape(path.name) + r"\.(?P<kind>tokens|pieces|baselines)-[0-9a-f]{12}")
+    kept_sha256 = {re.escape(path.name): sha256}
+    if len(source.files) > 1:
+        kept_sha256[re.escape(source.files[0].name) + r"\+[0-9]{1,7}"] = ""
     for cache in list(folder.glob("*")):  # nothing in a folder that cannot be listed, where iterdir raises
-        match = name.fullmatch(cache.name)
-        with contextlib.suppress(OSError):
-            if match and _is_outdated(cache, match["kind"], path, sha256):
-                cache.unlink()
+        for name, kept in kept_sha256.items():
+            match = re.fullmatch(name + r"\.(tokens|pieces|baselines)-[0-9a-f]{12}", cache.name)
+            with contextlib.suppress(OSError):
+                if match and _is_outdated(cache, match[1], path, kept):
+                    cache.unlink()
 
 
 def _is_outdated(cache: Path, kind: str, path: Path, sha256: str) -> bool:

@@ -134,7 +134,7 @@ class Evaluator:
         found = []
         with self._gpt.using(self._run.evaluated):
             for is_reproduced in reproduced(self._gpt, lines):
-                if self._requests.stopping:
+                if self._is_stopping():
                     return
                 found.append(is_reproduced)
         works = sum(found) >= MIN_REPRODUCED * len(found)
@@ -156,9 +156,14 @@ class Evaluator:
         step = self._state.step
         if step == self._sampled_step or not self._run.is_reported:
             return
-        if (written := self._samples.write(step, lambda: self._requests.stopping)) is not None:
+        if (written := self._samples.write(step, self._is_stopping)) is not None:
             self._sampled_step = step
             yield written
+
+    def _is_stopping(self) -> bool:
+        """Return True if a stop is requested. Raises RankError if a rank is lost: no collective finds it meanwhile."""
+        self._run.communicator.check()
+        return self._requests.stopping
 
     def _scores(self, text: EvalText, *, complete: bool) -> Generator[ev.AnyEvent, None, RunScores | None]:
         """Score the eval text or its part, yielding the progress; returns None if a stop is requested meanwhile."""

@@ -169,7 +169,7 @@ def read_start(settings: Settings, progress: Progress = ignore_progress) -> Star
     except CheckpointError as error:
         raise CheckpointError(f"init_from: {error}") from None
     absolute = os.fsencode(Path(path).absolute()).decode("utf-8", "replace")  # the name of a folder may be no UTF-8
-    origin = Origin(absolute, _sha256(path), checkpoint.step)
+    origin = Origin(absolute, start_sha256(path), checkpoint.step)
     parameters = with_context(checkpoint.parameters, settings.shape)
     return StartingPoint(parameters, tokenizers.from_bytes(checkpoint.tokenizer), origin)
 
@@ -195,8 +195,8 @@ def tokenizer_note(start: StartingPoint, text: TokenStream) -> str:
     )
 
 
-def _sha256(path: str) -> str:
-    """Return the digest of a file. Raises CheckpointError if it cannot be read."""
+def start_sha256(path: str) -> str:
+    """Return the digest of the file that a run starts from. Raises CheckpointError if it cannot be read."""
     try:
         with files.open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

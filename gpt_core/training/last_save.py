@@ -70,6 +70,7 @@ class LastSave:
         self._failed += 1
         self.unsaved = self._failed
         while requests.can_ask and not self._is_discarding and not requests.anything_pending:
+            self._run.communicator.check()
             time.sleep(POLL_S)
         requests.take_save()  # the answer
         self.unsaved = 0
@@ -77,7 +78,9 @@ class LastSave:
     def _other_folders(self) -> list[Path]:
         """Return the folders to try if the run's own is not writable: beside it, and in the temporary folder."""
         own, name = Path(self._run.settings.models_dir), f"gpt-tui-{self._run.state.run_id}"
-        places = [Path(tempfile.gettempdir())]
+        places = []
         with contextlib.suppress(FileNotFoundError):  # a relative path, and the working folder was deleted
-            places.insert(0, own.absolute().parent)
+            places.append(own.absolute().parent)
+        with contextlib.suppress(FileNotFoundError):  # every folder for temporary files is on a full disk
+            places.append(Path(tempfile.gettempdir()))
         return [place / name for place in places]

@@ -124,6 +124,7 @@ class Saver:
         self._current: BackgroundSave | None = None
         self._saved: TrainingState | None = None  # contents of ckpt_latest
         self._saved_best = (run.state.best, run.state.best_step)
+        self._best_may_be_elsewhere = run.resumed_from is not None and run.state.is_scored
         self._last_save_s = time.monotonic()
 
     @property
@@ -160,6 +161,8 @@ class Saver:
         kinds = sorted(self.pending.difference(KINDS_OF_LAST_STATE) if is_bad else self.pending)
         if kinds:
             yield from self.finish()
+            if self._best_may_be_elsewhere and "best" not in kinds:
+                yield from self._copy_best()
             self._start(kinds, self._checkpoint())
             self.pending.difference_update(kinds)
 
@@ -209,7 +212,8 @@ class Saver:
                         (folder / LOCK).unlink(missing_ok=True)
                         folder.rmdir()
             else:
-                yield CheckpointSaved("latest", str(path), state.step)
+                self.newest = (str(path), state.step)
+                yield CheckpointSaved("latest", *self.newest)
                 return
 
     def save_final(self, reason: str) -> Generator[SaveResult, None, bool]:
@@ -260,26 +264,55 @@ class Saver:
             best, state.best_step = self._saved_best
             state.best_accuracy, state.best_loss = best.accuracy, best.loss
 
+    def _copy_best(self) -> Iterator[SaveResult]:
+        """Save the best model of a resumed run as `best_model`, if it is in another file; wait for it.
+
+        That may be in an earlier folder, which the next resume does not know, or in the `ckpt_latest` that is about to
+        be replaced. A better model of a branch that was left is kept.
+        """
+        path = self._find_best()
+        self._best_may_be_elsewhere = False
+        if path is None or path == self._run.store.path_of("best"):
+            return
+        try:
+            self._start(["best"], read_checkpoint(path))
+        except CheckpointError as error:
+            yield SaveFailed("best", str(path), self._run.state.best_step, str(error))
+            return
+        for result in self.finish():
+            self._best_may_be_elsewhere = "best" in self.pending
+            if isinstance(result, CheckpointSaved) or self._best_may_be_elsewhere:
+                yield result
+
     def _best(self, reason: str) -> Checkpoint:
         """Return the best model of the run: the present state, if that is the best or the run was not evaluated.
-
-        It is in the folder of the run, or in one in which the run has saved before it was resumed. The best model there
-        may be another one, if the run was resumed from an earlier checkpoint.
 
         Raises:
             CheckpointError: No file has it.
         """
-        run, state = self._run, self._run.state
+        state = self._run.state
         if not state.is_scored or state.best_step == state.step:
             return self._checkpoint(reason)
-        for store in (run.store, *map(CheckpointStore, run.earlier_folders)):
-            for found in store.list():
-                if isinstance(found, CheckpointInfo) and _is_best_of(state, found.state):
-                    return read_checkpoint(found.path)
+        if (path := self._find_best()) is not None:
+            return read_checkpoint(path)
         raise CheckpointError(
-            f"{run.store.folder}: no checkpoint has the best weights of the run, of step {state.best_step:,}; "
+            f"{self._run.store.folder}: no checkpoint has the best weights of the run, of step {state.best_step:,}; "
             "ckpt_latest has the last ones"
         )
+
+    def _find_best(self) -> Path | None:
+        """Return the file with the best model of the run, `best_model` if that has it; None if no file has it.
+
+        It is in the folder of the run, or in one in which the run has saved before it was resumed. The best model there
+        may be another one, if the run was resumed from an earlier checkpoint.
+        """
+        run = self._run
+        for store in (run.store, *map(CheckpointStore, run.earlier_folders)):
+            infos = [info for info in store.list() if isinstance(info, CheckpointInfo)]
+            if paths := [info.path for info in infos if _is_best_of(run.state, info.state)]:
+                best = store.path_of("best")
+                return best if best in paths else paths[0]
+        return None
 
     def _checkpoint(self, finished: str = "") -> Checkpoint:
         """Return the present state of the run: a copy of the training state, and the tensors themselves.

@@ -96,6 +96,12 @@ class Trainer:
         return self._saver.is_saving
 
     @property
+    def newest_checkpoint(self) -> Path | None:
+        """Last saved checkpoint that holds the last state of the run, at first the one resumed; None without one."""
+        path, _ = self._saver.newest
+        return Path(path) if path else None
+
+    @property
     def unsaved(self) -> int:
         """Number of failed last saves while the run waits for a decision about them; else 0."""
         return self._last_save.unsaved
@@ -347,6 +353,7 @@ class Trainer:
         n_targets = sum(int(np.count_nonzero(targets >= 0)) for _, targets in micro_batches)
 
         def micro_batch(number: int, gradients: Gradients, layer_done: LayerDone | None) -> float | None:
+            self.run.communicator.check()  # the state is saved as soon as a rank is lost, not after the step
             if self._stops_at_once:
                 return None
             tokens, targets = micro_batches[number]

@@ -37,6 +37,7 @@ from gpt_core.progress import Progress, ignore_progress
 from gpt_core.run_files import METRICS, RACE
 from gpt_core.text.reader import text_sha256
 from gpt_core.training.events import AnyEvent
+from gpt_core.training.fine_tuning import start_sha256
 from gpt_core.training.metrics_log import read_metrics
 from gpt_core.training.request import LoadedCheckpoint, RunRequest, load_checkpoint
 from gpt_core.training.setup import text_sources
@@ -61,7 +62,8 @@ class Manifest(msgspec.Struct, frozen=True):
     Attributes:
         requested: What was requested, but for the number of seeds, which may grow.
         cases: The cases, the baseline first.
-        texts: Digests of the training text and of a separate eval text; empty in folders of earlier versions.
+        texts: Digests of the training text, of a separate eval text, and of the checkpoints that runs start from; empty
+            in folders of earlier versions.
     """
 
     requested: dict[str, Any]
@@ -177,7 +179,7 @@ def manifest_in(folder: Path, options: Namespace, overrides: Overrides) -> Manif
         return found
     with ProgressLine() as waiting:
         cases = race_cases(overrides, options.vary, steps=options.steps or 0, progress=waiting)
-        started = Manifest(requested, cases, text_digests(cases[0].settings, waiting))
+        started = Manifest(requested, cases, digests(cases, waiting))
     if len({folder_name(case) for case in cases}) < len(cases):
         raise InputError("--vary: got two cases with the same folder (/ becomes - in its name); leave one of them out")
     try:
@@ -191,16 +193,26 @@ def manifest_in(folder: Path, options: Namespace, overrides: Overrides) -> Manif
 
 
 def check_texts(folder: Path, started: Manifest) -> None:
-    """Raise ConfigError if a text has changed since the race in a folder began."""
+    """Raise ConfigError if a text or a checkpoint that runs start from has changed since the race in a folder began."""
     with ProgressLine() as waiting:
-        if started.texts and started.texts != text_digests(started.cases[0].settings, waiting):
+        if started.texts and started.texts != digests(started.cases, waiting):
+            what = "the text or the file of init_from" if starts(started.cases) else "the text"
             remedy = "restore it, or start another race with --models-dir"
-            raise ConfigError(f"{folder}: the text has changed since this race began; {remedy}")
+            raise ConfigError(f"{folder}: {what} has changed since this race began; {remedy}")
 
 
-def text_digests(settings: Settings, progress: Progress = ignore_progress) -> list[str]:
-    """Return the digests of the training text and of a separate eval text. Raises CorpusError as `text_sources`."""
-    return [text_sha256(source, progress) for source in text_sources(settings) if source is not None]
+def digests(cases: Sequence[Case], progress: Progress = ignore_progress) -> list[str]:
+    """Return the digests of the training text, of a separate eval text, and of the checkpoints that runs start from.
+
+    Raises the errors of `text_sources`, and CheckpointError.
+    """
+    texts = [text_sha256(source, progress) for source in text_sources(cases[0].settings) if source is not None]
+    return [*texts, *map(start_sha256, starts(cases))]
+
+
+def starts(cases: Sequence[Case]) -> list[str]:
+    """Return the checkpoints that runs of the cases start from, each once."""
+    return [path for path in dict.fromkeys(case.settings.init_from for case in cases) if path]
 
 
 def folder_name(case: Case) -> str:

@@ -96,19 +96,18 @@ def run_headless(request: RunRequest, *, as_json: bool, ranks: Communicator = SI
             trainer = open_trainer(request, reporter, signals, ranks)
             for warning in (*trainer.run.warnings, *warmup_note(trainer)):
                 say(sys.stderr, f"gpt-tui: {warning}")
-            latest = trainer.run.store.path_of("latest")
             try:
                 history = follow(trainer, request, reporter)
             except OutputError as error:  # the run was saved on the way out
-                error.filename = as_saved(latest, trainer.step)
+                error.filename = as_saved(trainer.newest_checkpoint, trainer.step)
                 raise
             except BrokenPipeError:  # as in `| head -1`
-                saved = as_saved(latest, trainer.step)
+                saved = as_saved(trainer.newest_checkpoint, trainer.step)
                 end = f"; the run is saved in {saved}" if saved else ""
                 say(sys.stderr, f"gpt-tui: the reader of standard output closed it, so training stopped{end}")
                 raise
             except RankError as error:
-                raise with_last_save(error, latest) from None
+                raise with_last_save(error, trainer.newest_checkpoint) from None
         say_how_it_ended(history, trainer.settings, sys.stderr if as_json else sys.stdout)
     if is_unsaved(history, request.settings.models_dir):
         return EXIT_FAILED
@@ -121,27 +120,27 @@ def run_headless(request: RunRequest, *, as_json: bool, ranks: Communicator = SI
     return EXIT_OK
 
 
-def saved_step(latest: Path) -> int | None:
+def saved_step(newest: Path | None) -> int | None:
     """Return the step that a checkpoint holds, None if there is none."""
     try:
-        return peek_checkpoint(latest).step
+        return None if newest is None else peek_checkpoint(newest).step
     except CheckpointError:
         return None
 
 
-def as_saved(latest: Path, step: int) -> str | None:
+def as_saved(newest: Path | None, step: int) -> str | None:
     """Return the checkpoint of a run that has ended at a step, with the step it holds if that is another one."""
-    found = saved_step(latest)
+    found = saved_step(newest)
     if found is None:
         return None
-    return str(latest) if found == step else f"{latest} as of step {integer(found)}"
+    return str(newest) if found == step else f"{newest} as of step {integer(found)}"
 
 
-def with_last_save(error: RankError, latest: Path) -> RankError:
+def with_last_save(error: RankError, newest: Path | None) -> RankError:
     """Return the error of a rank that ended the run, with the checkpoint to resume if there is one."""
-    if (step := saved_step(latest)) is None:
+    if (step := saved_step(newest)) is None:
         return error
-    saved = f"; {latest} holds step {integer(step)}, from which --resume resumes the run on any number of ranks"
+    saved = f"; {newest} holds step {integer(step)}, from which --resume resumes the run on any number of ranks"
     return RankError(f"{error}{saved}" if str(error) else "", error.exit_code)
 
 

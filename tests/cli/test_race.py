@@ -244,6 +244,24 @@ def test_the_text_of_a_race_may_not_change_while_runs_are_missing(capsys: pytest
     assert cli.main([*RACE[:4], "3", *RACE[5:]]) == 0
 
 
+def test_the_checkpoint_that_a_race_starts_from_may_not_change_while_runs_are_missing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    start = ["--train-only", "--max-steps", "2", *tiny(), "--overwrite"]
+    file = "models/ckpt_latest.safetensors"
+    fine_tuned = ["race", "--steps", "4", "--vary", "dropout=0,0.1", "--set", f"init_from={file}"]
+    assert cli.main(start) == 0
+    assert cli.main([*fine_tuned, "--seeds", "1"]) == 0
+    assert cli.main([*start, "--seed", "9"]) == 0
+    capsys.readouterr()
+    assert cli.main([*fine_tuned, "--seeds", "1"]) == 0  # its runs are finished
+    assert cli.main([*fine_tuned, "--seeds", "2"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "gpt-tui: race: the text or the file of init_from has changed since this race began; restore it, or start "
+        "another race with --models-dir"
+    )
+
+
 def test_a_file_in_the_place_of_the_folder_of_a_race_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     Path("race").write_text("")
     assert race() == 2

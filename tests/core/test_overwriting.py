@@ -210,7 +210,10 @@ def test_a_run_resumed_into_another_runs_folder_replaces_that_one_at_its_first_s
     stop_at(22, save=False)(open_run(resumed, resume=models / LATEST, overwrite=True), [])
     assert contents(tmp_path / "other") == before
     stop_at(22, save=True)(open_run(resumed, resume=models / LATEST, overwrite=True), [])
-    assert set(contents(tmp_path / "other")) == {LATEST, "metrics.jsonl"}
+    assert set(contents(tmp_path / "other")) == {"best_model.safetensors", LATEST, "metrics.jsonl"}
+    assert {peek_checkpoint(path).run_id for path in (tmp_path / "other").glob("*.safetensors")} == {
+        peek_checkpoint(models / LATEST).run_id
+    }
     steps = [e.step for e in read_metrics(tmp_path / "other" / "metrics.jsonl") if isinstance(e, ev.StepCompleted)]
     assert steps == [21, 22]
 

@@ -17,7 +17,7 @@ from gpt_core.distributed.communicator import DifferenceError, RankError
 from gpt_core.distributed.cores import share_of_cores
 from gpt_core.distributed.launch import is_of_other_mpi, launched_as
 from gpt_core.errors import SaveError
-from gpt_core.formats.checkpoint import read_checkpoint
+from gpt_core.formats.checkpoint import Checkpoint, read_checkpoint
 from gpt_core.training import events as ev
 from gpt_core.training.agreement import Agreement
 from gpt_core.training.controls import TrainingControls
@@ -154,6 +154,48 @@ def test_a_rank_lost_within_a_step_leaves_a_state_from_which_a_resume_is_exact(
 ) -> None:
     steps, resumed = check_exact_after(collective, complete, tmp_path)
     assert 0 < steps == resumed
+
+
+@pytest.mark.parametrize(
+    ("before", "step"), [(ev.StepCompleted, 4), (ev.EvalCompleted, 5), (ev.SaveFailed, 4)],
+    ids=["a-step", "a-sample", "an-answer-of-the-user"],
+)  # fmt: skip
+def test_a_rank_lost_while_rank_0_waits_for_no_other_is_found_at_once_and_the_run_is_saved(
+    before: type[ev.Event], step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of(tmp_path)
+    is_full = before is ev.SaveFailed
+    operations = []
+    save = CheckpointStore.save
+
+    def full(self: CheckpointStore, kind: str, checkpoint: Checkpoint, **options: Any) -> Path:
+        if is_full and self.folder == Path(settings.models_dir):
+            raise SaveError("no space left on device")
+        return save(self, kind, checkpoint, **options)
+
+    def lost() -> None:
+        raise RankError("lost")
+
+    def train(rank: FakeRank) -> None:
+        trainer = trainer_of(rank, settings)
+        trainer.requests.can_ask = True
+        try:
+            for event in trainer.events():
+                if is_full and isinstance(event, ev.StepCompleted) and event.step == step - 1:  # agreed with the next
+                    trainer.requests.stop()
+                if rank.rank == 0 and isinstance(event, before) and event.step == step:
+                    rank.check = lost  # type: ignore[method-assign]
+                    operations.append(rank.collectives)
+        finally:
+            if rank.rank == 0:
+                operations.append(rank.collectives)
+                trainer.requests.can_ask = False
+
+    monkeypatch.setattr(CheckpointStore, "save", full)
+    with pytest.raises(RankError, match="lost"):
+        on_ranks(2, train)
+    assert operations[0] == operations[-1]
+    assert [read_checkpoint(path).step for path in tmp_path.glob("*/ckpt_latest.safetensors")] == [step]
 
 
 @pytest.mark.slow

@@ -82,6 +82,44 @@ def test_transformer_is_the_best_model_of_a_run_that_was_saved_beside_its_folder
     assert (final.run_id, final.step) == (best.run_id, best.step)
 
 
+def test_a_run_that_is_resumed_in_another_folder_has_its_best_model_there(tmp_path: Path) -> None:
+    changes = {"improvement_threshold": 1.0, "save_every_steps": 3}
+    train(tiny_settings(tmp_path, max_epochs=3, **changes))
+    for number, name in enumerate(("second", "third", "third")):
+        last = tmp_path / LATEST if not number else tmp_path / ("second", "third")[number - 1] / LATEST.name
+        settings = tiny_settings(tmp_path, max_epochs=4 + number, **changes, models_dir=str(tmp_path / name))
+        assert not of_kind(train(settings, last), ev.SaveFailed)
+        files = (tmp_path / "models/best_model.safetensors", tmp_path / name / "best_model.safetensors")
+        best, *copies = (read_checkpoint(path) for path in (*files, tmp_path / name / FINAL))
+        assert [(copy.run_id, copy.step) for copy in copies] == [(best.run_id, best.step)] * 2
+        assert all(np.array_equal(copy.parameters.flat, best.parameters.flat) for copy in copies)
+
+
+def test_a_best_model_that_is_saved_as_ckpt_latest_alone_is_saved_again_when_the_run_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny_settings(tmp_path, best_metric="loss", improvement_threshold=0.1)
+    save = CheckpointStore.save
+
+    def full(self: CheckpointStore, kind: str, checkpoint: Checkpoint, **options: Any) -> Path:
+        if kind == "best" and checkpoint.step == 10:
+            raise SaveError("no space left")
+        return save(self, kind, checkpoint, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointStore, "save", full)
+        trainer = open_run(settings)
+        for event in trainer.events():
+            if isinstance(event, ev.EvalCompleted) and event.step == 10:
+                trainer.requests.stop()
+    assert (trainer.state.best_step, read_checkpoint(tmp_path / LATEST).step) == (10, 10)
+    assert read_checkpoint(tmp_path / "models/best_model.safetensors").step == 5
+    rates = dict.fromkeys(("attn_lr", "mlp_lr", "norm_lr", "pos_lr", "unembed_lr"), 1e-09)  # nothing is learned
+    events = train(msgspec.structs.replace(settings, max_steps=20, **rates), tmp_path / LATEST)
+    assert not of_kind(events, ev.SaveFailed)
+    assert [read_checkpoint(tmp_path / "models" / name).step for name in ("best_model.safetensors", FINAL)] == [10, 10]
+
+
 def test_transformer_is_no_model_of_a_branch_that_was_left(tmp_path: Path) -> None:
     train(tiny_settings(tmp_path, max_epochs=3, save_epoch_number=1))
     first = tmp_path / "models/epoch_001.safetensors"

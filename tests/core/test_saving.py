@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from gpt_core.training import early_stopping, saving
 from gpt_core.training import events as ev
 from gpt_core.training.saving import Saver
 from gpt_core.training.trainer import Trainer
-from tests.core.training_samples import LATEST, of_kind, open_run, tiny_settings, train, whole_state
+from tests.core.training_samples import LATEST, events_with, of_kind, open_run, tiny_settings, train, whole_state
 
 PATIENCE_S = 120.0
 
@@ -240,3 +241,21 @@ def test_a_last_save_tries_the_next_folder_where_one_cannot_be_looked_at(tmp_pat
     (saved,) = Saver(trainer.run).save_elsewhere([too_long, tmp_path / "second"])
     assert saved.path == str(tmp_path / "second/ckpt_latest.safetensors")
     trainer.run.store.close()
+
+
+def test_a_run_whose_only_disk_is_full_ends_and_says_that_it_is_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SaveError("no space left")
+
+    def no_folder() -> str:
+        raise FileNotFoundError("No usable temporary directory found")  # as where no file can be written to one
+
+    trainer = open_run(tiny_settings(tmp_path))
+    monkeypatch.setattr("gpt_core.checkpoints.store.write_checkpoint", full)
+    monkeypatch.setattr(tempfile, "gettempdir", no_folder)
+    events = events_with(trainer, 4, trainer.requests.stop)
+    assert of_kind(events, ev.SaveFailed)
+    assert events[-1] == ev.RunFinished("stopped", 4, saved=False)
+    assert not list(tmp_path.glob("gpt-tui-*"))

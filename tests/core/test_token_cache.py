@@ -155,6 +155,21 @@ def test_caches_of_a_pattern_are_replaced_when_it_matches_more_files(tmp_path):
     assert caches_of("b1.txt", "c1.txt") == others | first
 
 
+def test_caches_of_several_files_under_the_names_of_earlier_versions_are_removed(tmp_path):
+    for name in ("b1.txt", "b2.txt", "b3.txt"):
+        (tmp_path / name).write_bytes(LINES)
+    source = text_source([tmp_path / "b*.txt"], allow_binary=True)
+    load_tokens(source, load_or_train_tokenizer(source, 300), "paragraph")
+    for cache in list(tmp_path.glob(f"{source.cache_path.name}.*")):
+        cache.rename(cache.with_name(cache.name.replace(source.cache_path.name, "b1.txt+2")))
+    by_others = tmp_path / "b1.txt+2.tokens-0123456789ab"
+    by_others.write_text("not a cache")
+    assert len(list(tmp_path.glob("b1.txt+2.*"))) == 3
+    load_tokens(source, load_or_train_tokenizer(source, 300), "paragraph")
+    assert list(tmp_path.glob("b1.txt+2.*")) == [by_others]
+    assert len(list(tmp_path.glob(f"{source.cache_path.name}.*"))) == 2
+
+
 def test_a_tokenizer_is_cached_once_where_its_folder_cannot_be_listed(text, own_cache_folder, monkeypatch):
     for name in ("listdir", "scandir"):
         original = getattr(os, name)

@@ -164,6 +164,24 @@ def test_a_log_that_cannot_be_written_is_one_line_on_standard_error(
     assert "log_failed" not in printed.out
 
 
+def test_a_run_that_ends_early_names_the_folder_beside_its_own_that_it_was_saved_in(
+    folder: Path, handlers: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def show(_: PlainReporter, events: Sequence[ev.AnyEvent], history: RunState) -> None:
+        if isinstance(events[-1], ev.StepCompleted):
+            Path("models").rename("moved")
+            Path("models").touch()  # a file, so that nothing can be saved in it
+            raise BrokenPipeError
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(PlainReporter, "show", show)
+    cli.main(["--train-only", *tiny()])
+    (saved,) = folder.glob("gpt-tui-*/ckpt_latest.safetensors")
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"gpt-tui: the reader of standard output closed it, so training stopped; the run is saved in {saved}"
+    )
+
+
 def test_the_checkpoint_of_a_run_is_named_with_its_step_where_the_run_went_further(tmp_path: Path) -> None:
     latest = tmp_path / "ckpt_latest.safetensors"
     assert as_saved(latest, 8) is None
