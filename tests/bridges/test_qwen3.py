@@ -48,6 +48,14 @@ def test_weights_tokenizer_and_text_of_an_export_come_back(kind: str, tied_head:
     assert greedy[0] == greedy[1]
 
 
+def test_tensors_of_a_folder_that_are_longer_than_a_chunk_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpt_core.formats.safetensors.CHUNK_BYTES", 64)
+    own, found = qwen3(), imported(exported("hf", tmp_path))
+    assert all(np.array_equal(found.parameters[name], tensor) for name, tensor in own.parameters.tensors.items())
+
+
 def test_a_folder_is_of_qwen3_with_its_own_names_and_layouts(tmp_path: Path) -> None:
     path = exported("hf", tmp_path)
     config = json.loads((path / "config.json").read_text())
