@@ -58,5 +58,9 @@ def parameter_chunks(places: Iterable[Place], shape: ModelShape, name: str, read
     parameter: Array = empty(*next(spec.shape for spec in parameter_table(shape) if spec.name == name))
     for place in found:
         view = place.view(parameter)
-        view[...] = np.concatenate([chunk.reshape(-1) for chunk in read(place.name)]).reshape(view.shape)
+        values, end = np.empty(view.size, np.float32), 0
+        for chunk in read(place.name):  # chunks may share one buffer
+            start, end = end, end + chunk.size
+            values[start:end] = chunk.reshape(-1)
+        view[...] = values.reshape(view.shape)
     yield parameter

@@ -19,7 +19,7 @@ from gpt_core.errors import ExportError, ModelImportError
 from gpt_core.formats import gguf
 from gpt_core.generation.generator import Generator
 from gpt_core.model.bundle import ModelBundle
-from tests.bridges.hf_samples import change_json
+from tests.bridges.hf_samples import byte_pairs, change_json, tokenizer_file, write_json
 from tests.bridges.samples import GREEDY, PROMPTS, model, needs_tokenizers, texts
 from tests.bridges.test_own_exports import imported, rewritten
 
@@ -46,6 +46,14 @@ def test_weights_tokenizer_and_text_of_an_export_come_back(kind: str, tied_head:
     assert all(np.array_equal(found.parameters[name], tensor) for name, tensor in own.parameters.tensors.items())
     greedy = [gpt_core.Model(each).generate("It was", max_tokens=20, temperature=0.0) for each in (found, own)]
     assert greedy[0] == greedy[1]
+
+
+def test_tensors_of_a_folder_that_are_longer_than_a_chunk_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpt_core.formats.safetensors.CHUNK_BYTES", 64)
+    own, found = qwen3(), imported(exported("hf", tmp_path))
+    assert all(np.array_equal(found.parameters[name], tensor) for name, tensor in own.parameters.tensors.items())
 
 
 def test_a_folder_is_of_qwen3_with_its_own_names_and_layouts(tmp_path: Path) -> None:
@@ -239,6 +247,26 @@ def test_transformers_computes_the_same_logits_and_text(
         start = encoded["input_ids"].shape[1]
         expected = list(generator.tokens(encoded["input_ids"][0].tolist(), GREEDY))
         assert [token for token in found[0, start:].tolist() if token != own.tokenizer.EOS] == expected
+
+
+@pytest.mark.slow
+@needs_tokenizers
+@HEADS
+@pytest.mark.parametrize("shard", ["5GB", "500KB"])
+def test_a_folder_that_transformers_wrote_gives_its_logits(tied_head: bool, shard: str, tmp_path: Path) -> None:
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    torch.manual_seed(1)
+    config = transformers.Qwen3Config(
+        vocab_size=400, hidden_size=256, intermediate_size=1500, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=4, head_dim=64, max_position_embeddings=64, tie_word_embeddings=tied_head,
+    )  # fmt: skip
+    network = transformers.Qwen3ForCausalLM(config).eval()
+    network.save_pretrained(tmp_path / "qwen3", max_shard_size=shard)
+    write_json(tmp_path / "qwen3" / "tokenizer.json", tokenizer_file(byte_pairs()))
+    ids = np.random.default_rng(0).integers(0, 400, 64)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(ids[None])).logits[0].numpy()
+    assert np.abs(Model(imported(tmp_path / "qwen3")).logits(ids) - expected).max() < 1e-4
 
 
 @pytest.mark.slow
