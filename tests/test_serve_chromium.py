@@ -147,6 +147,38 @@ async def test_a_paste_that_is_too_large_is_refused_and_the_page_stays_connected
         assert not any("xxx" in str(frame) for frame in frames)
 
 
+async def test_a_paste_presses_no_keys(tmp_path):
+    async with serving(tmp_path) as (server, _session), chromium() as context:
+        await context.grant_permissions(["clipboard-read", "clipboard-write"], origin=server.public_url)
+        page = await context.new_page()
+        frames: list[Any] = []
+        page.on("websocket", lambda opened: opened.on("framesent", lambda frame: frames.append(frame)))
+        await page.goto(server.public_url)
+        await shown(page)
+        await page.evaluate("navigator.clipboard.writeText('a\\x1b[201~q, 中文')")  # the end of a paste, and a key
+        await page.keyboard.press("Control+v")
+        await sent(page, frames, "a[201~q, 中文")
+        assert not any("\\u001b[201~q" in str(frame) for frame in frames)
+
+
+async def test_the_notice_that_replaces_the_app_keeps_the_focus(tmp_path):
+    async with serving(tmp_path) as (server, _session), chromium() as context:
+        page = await context.new_page()
+        await page.goto(server.public_url)
+        await shown(page)
+        await page.keyboard.press("q")
+        assert "gpt-tui has ended." in await ending(page)
+        focused = []
+        for _ in range(3):
+            await page.keyboard.press("Tab")
+            focused.append(await page.evaluate("document.activeElement.id"))
+        assert "over-button" in focused
+        await page.focus("#over-button")
+        await page.keyboard.press("Shift+Tab")
+        await page.keyboard.press("Tab")
+        assert await page.evaluate("document.activeElement.id") == "over-button"
+
+
 async def test_a_file_of_the_app_is_downloaded(tmp_path):
     async with serving(tmp_path) as (server, _session), chromium() as context:
         page = await context.new_page()

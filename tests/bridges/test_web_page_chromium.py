@@ -33,6 +33,7 @@ from gpt_core.model.bundle import ModelBundle
 from gpt_core.model.inference import Decoder
 from gpt_core.model.stored_weights import StoredWeights
 from gpt_core.tokenizers import EOS
+from gpt_core.tokenizers.protocol import FIRST_BYTE
 from tests.bridges.samples import LAYERS, model
 from tests.chromium import chromium
 from tests.core.text_samples import LINES, PROSE, WORLD
@@ -109,7 +110,7 @@ async def until(page: Any, condition: str) -> None:
 
 async def text_of(page: Any) -> str:
     """Return the text that the page shows."""
-    text: str = await page.evaluate("byId('given').textContent + byId('tokens').textContent")
+    text: str = await page.evaluate("['given', 'tokens', 'incomplete'].map((id) => byId(id).textContent).join('')")
     return text
 
 
@@ -343,6 +344,72 @@ async def test_a_token_of_an_old_list_is_not_appended_to_an_edited_prompt(traine
         await new_list(page)
         assert len(await ids_of(page)) > 0
         assert (await text_of(page)).startswith("The hat")
+
+
+async def test_a_text_that_ends_inside_a_character_has_as_many_tokens_as_were_chosen(trained: Path) -> None:
+    async with opened(trained / "page.html") as page:
+        await page.fill("#prompt", "a b")
+        for token, added in ((FIRST_BYTE + 0xE5, "0xe5"), (EOS, "")):
+            await new_list(page)
+            await page.evaluate(f"choose({{token: {token}, added: Uint8Array.of({added}), probability: 0}})")
+        assert await text_of(page) == "a b\ufffd"
+        assert await page.inner_text("#status") == "1 token"
+        await new_list(page)
+        await page.focus("#tokens")
+        await page.keyboard.press("ArrowLeft")
+        assert await page.inner_text("#next-title") == "Token 1 of 1"
+        await page.keyboard.press("Escape")
+        await page.evaluate(f"choose({{token: {FIRST_BYTE + 0x9C}, added: Uint8Array.of(0x9c), probability: 0}})")
+        await new_list(page)
+        await page.evaluate(f"choose({{token: {FIRST_BYTE + 0xB0}, added: Uint8Array.of(0xb0), probability: 0}})")
+        assert await text_of(page) == "a b\u5730"
+
+
+async def test_a_clock_that_did_not_advance_gives_no_speed(trained: Path, tmp_path: Path) -> None:
+    content = (trained / "page.html").read_text()
+    frozen = tmp_path / "page.html"  # browsers round the time to 1 ms, or to 100 ms against fingerprinting
+    frozen.write_text(content.replace("const SLICE_MS", "performance.now = () => 1000;\nconst SLICE_MS"))
+    async with opened(frozen) as page:
+        await set_sampling(page, GREEDY, "7")
+        await page.fill("#max_tokens", "3")
+        await generated(page, "The cat")
+        assert await page.inner_text("#status") == "3 tokens · seed 7 · max length reached"
+
+
+async def test_text_from_right_to_left_and_its_arrow_keys_run_to_the_left(trained: Path) -> None:
+    async with opened(trained / "page.html") as page:
+        await set_sampling(page, GREEDY)
+        await page.fill("#max_tokens", "3")
+        for prompt, direction, back in (("שלום!", "rtl", "ArrowRight"), ("The", "ltr", "ArrowLeft")):
+            await generated(page, prompt)
+            for name in ("prompt", "text"):
+                assert await page.evaluate(f"getComputedStyle(byId('{name}')).direction") == direction
+            await page.focus("#tokens")
+            await page.keyboard.press(back)
+            assert await page.inner_text("#next-title") == "Token 3 of 3"
+
+
+async def test_only_the_end_of_a_long_prompt_is_shown_before_the_text(trained: Path) -> None:
+    prompt = "😀" * 10_000
+    async with opened(trained / "page.html", permissions=["clipboard-read", "clipboard-write"]) as page:
+        await set_sampling(page, GREEDY)
+        await page.fill("#max_tokens", "1")
+        await generated(page, "a" + prompt + "b")
+        shown = await page.inner_text("#given")
+        assert shown == "…" + prompt[-len(shown) + 2 :] + "b"
+        assert 2000 < len(shown) < 5000
+        await page.click("#copy")
+        await until(page, "byId('status').textContent === 'copied'")
+        assert (await page.evaluate("navigator.clipboard.readText()")).startswith(f"a{prompt}b")
+
+
+async def test_a_browser_that_refuses_to_copy_is_reported(trained: Path) -> None:
+    async with opened(trained / "page.html") as page:
+        await generated(page, "The cat")
+        refusal = "Promise.reject(new DOMException('denied', 'NotAllowedError'))"
+        await page.evaluate(f"() => {{ navigator.clipboard.writeText = () => {refusal}; }}")
+        await page.click("#copy")
+        await until(page, "byId('status').textContent.startsWith('not copied: ')")
 
 
 async def test_the_list_after_a_stop_follows_the_last_token(trained: Path) -> None:

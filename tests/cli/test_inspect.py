@@ -27,7 +27,7 @@ from gpt_tui.cli.main import INSPECT_VIEWS
 from gpt_tui.headless.inside.page import page, png
 from gpt_tui.headless.inside.terminal import table_lines
 from gpt_tui.session.inside.subject import subject_of
-from gpt_tui.session.inside.view import Cell, Column, Table
+from gpt_tui.session.inside.view import Cell, Column, Table, View
 from gpt_tui.session.inside.views import VIEWS, ViewOptions
 from gpt_tui.shared.ramp import shade
 from tests.bridges.samples import model as bridge_model
@@ -275,6 +275,17 @@ def test_a_page_holds_every_view_without_a_script_or_an_address(
         assert f"{loss / math.log(2):.2f}" in parsed.text
     assert "".join(map(model.tokenizer.describe, model.token_losses(text).ids)) in parsed.text
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_a_token_from_right_to_left_keeps_its_number_on_a_page() -> None:
+    cells = [Cell("\u05d6\u05d4\u2423 98%  a< 2%"), Cell("\u0642\u0627\u0644@7 14%")]
+    view = View("lens", [], cells, tables=[Table([Column("3 \u05d6\u05d4"), Column("a")], [cells])])
+    written = "".join(page("m", [view]))
+    assert Page(written).open == []
+    shown = ["<bdi>\u05d6\u05d4\u2423</bdi> 98%  a&lt; 2%", "<bdi>\u0642\u0627\u0644</bdi>@7 14%"]
+    for part in (*(f"<{name}>{text}</{name}>" for name in ("span", "td") for text in shown),
+                 "<th>3 <bdi>\u05d6\u05d4</bdi></th>", ".text span { unicode-bidi: isolate;"):  # fmt: skip
+        assert part in written
 
 
 def test_a_page_of_one_view_holds_that_view(program: Callable[..., Result], tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ const DEBOUNCE_MS = 250; // after typing, until the probabilities follow
 const PANEL_MS = 250; // between two changes of the probabilities while text is generated
 const POLL_MS = 50; // while the file arrives
 const SPOKEN_CHARACTERS = 80; // that a screen reader reads at once
+const PROMPT_CHARACTERS = 5000; // of a prompt, before the text: each new token lays out all of them again
 const SETTINGS = ["temperature", "top_k", "top_p", "repetition_penalty"];
 const REASONS = { end: "end of text", length: "max length reached", stopped: "stopped" };
 const VISIBLE = { " ": "␣", "\n": "↵", "\r": "␍", "\t": "⇥" };
@@ -144,7 +145,7 @@ function showNext() {
   if (phase !== "ready" || !SETTINGS.every((name) => byId(name).validity.valid)) return;
   selected = -1;
   if (isEdited()) request(byId("prompt").value, [], 0);
-  else request(prompt, tokensBeforeEnd(), 0);
+  else request(prompt, tokens, 0);
 }
 
 /** Continue with one of the tokens that are listed. */
@@ -153,7 +154,7 @@ function choose(candidate) {
   const shown = selected >= 0 ? tokens[selected].next : next;
   if (selected >= 0) keep(selected);
   else if (isEdited() || !tokens.length) beginText();
-  else if (hasEnded) keep(tokensBeforeEnd().length);
+  else if (hasEnded) keep(tokens.length);
   for (const token of shown.before) append({ token, bytes: new Uint8Array(0), probability: 0 });
   next = { ...shown, before: [] }; // they are in the text now
   append({ token: candidate.token, bytes: candidate.added, probability: candidate.probability });
@@ -175,12 +176,12 @@ function newSeed() {
 
 let decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 
-/** Append a token to the text; a character that is split over tokens appears with the last of them. */
+/** Append a token, or the end of text, to the text; a character that is split over tokens appears with the last one. */
 function append({ token, bytes, probability }) {
   if (token === model.eos) {
     hasEnded = true;
-    const rest = decoder.decode();
-    if (rest) appendText({ token, bytes, probability, text: rest, next });
+    byId("incomplete").textContent = decoder.decode();
+    speak(byId("incomplete").textContent);
   } else {
     appendText({ token, bytes, probability, text: decoder.decode(bytes, { stream: true }), next });
   }
@@ -209,11 +210,6 @@ function newTokens() {
   return [...tokens.keys()].filter((index) => isNew(tokens[index]));
 }
 
-/** Return the tokens without that of the end of the text, which is among them if the text ends inside a character. */
-function tokensBeforeEnd() {
-  return tokens.filter(({ token }) => token !== model.eos);
-}
-
 /** Keep the first tokens of the text, and drop the others. */
 function keep(length) {
   tokens.length = length;
@@ -221,6 +217,7 @@ function keep(length) {
   while (byId("tokens").childElementCount > length) byId("tokens").lastElementChild.remove();
   decoder = new TextDecoder("utf-8", { ignoreBOM: true });
   for (const { bytes } of tokens) decoder.decode(bytes, { stream: true });
+  byId("incomplete").textContent = "";
   byId("end").hidden = true;
 }
 
@@ -228,9 +225,15 @@ function keep(length) {
 function beginText() {
   keep(0);
   prompt = byId("prompt").value;
-  byId("given").textContent = prompt;
+  byId("given").textContent = shortened(prompt);
   byId("empty").hidden = true;
   byId("text").classList.remove("outdated");
+}
+
+/** Return the end of a long prompt. */
+function shortened(text) {
+  if (text.length <= PROMPT_CHARACTERS) return text;
+  return "…" + text.slice(-PROMPT_CHARACTERS).replace(/^[\udc00-\udfff]/, ""); // not half of a pair
 }
 
 function isEdited() {
@@ -365,8 +368,10 @@ function enable(button, isEnabled) {
 
 async function copyText() {
   if (!tokens.length || !navigator.clipboard) return;
-  await navigator.clipboard.writeText(prompt + tokens.map(({ text }) => text).join(""));
-  byId("status").textContent = "copied";
+  const text = prompt + tokens.map(({ text }) => text).join("") + byId("incomplete").textContent;
+  const isCopied = await navigator.clipboard.writeText(text).then(() => true, () => false);
+  byId("status").textContent = isCopied
+    ? "copied" : "not copied: the browser does not allow it here; select the text and copy it";
 }
 
 /** Show the next token once typing pauses; a request before that makes it needless. */
@@ -395,9 +400,10 @@ function onTokenKey(event) {
   const indices = newTokens();
   const at = indices.indexOf(selected); // -1 at the end of the text
   const last = indices.length - 1;
+  const isLeftToRight = getComputedStyle(byId("text")).direction === "ltr";
   const target = {
-    ArrowLeft: at < 0 ? last : Math.max(0, at - 1),
-    ArrowRight: at < 0 ? -1 : at + 1,
+    [isLeftToRight ? "ArrowLeft" : "ArrowRight"]: at < 0 ? last : Math.max(0, at - 1),
+    [isLeftToRight ? "ArrowRight" : "ArrowLeft"]: at < 0 ? -1 : at + 1,
     Home: 0,
     End: last,
   }[event.key];

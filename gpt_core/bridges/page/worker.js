@@ -148,7 +148,7 @@ async function read({ prompt, tokens, sampling, count, id }, number) {
   let firstAt = 0; // when the first token was there: the speed does not count the prompt
   const finish = (reason) => {
     const seconds = (performance.now() - firstAt) / 1000;
-    const tokensPerSecond = produced > 1 ? (produced - 1) / seconds : 0;
+    const tokensPerSecond = seconds > 0 ? Math.max(0, produced - 1) / seconds : 0; // some clocks tick in 100 ms
     postMessage({ type: "done", id, reason, tokensPerSecond, readTokens, skippedTokens });
   };
   while (true) {

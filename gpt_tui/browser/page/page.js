@@ -5,6 +5,7 @@
 const RETRY_MS = 2000;
 const SHIFT_ENTER = "\x1b[13;2u";
 const MAX_PASTE = 5_000_000; // characters; the server closes the connection at a larger message
+const ESCAPE = "\x1b"; // would end the paste, so that the rest of it would press keys
 const NOTICE_MS = 10_000;
 const FONT_SIZES = { min: 6, default: 16, max: 60 };
 
@@ -71,6 +72,7 @@ function showOver(reason, text) {
   element("over-button").textContent = ending.button;
   element("over-button").onclick = ending.action;
   element("over").hidden = false;
+  element("terminal").inert = true; // it takes Tab, which would not lead back to the button
   element("over-button").focus();
   document.title = "gpt-tui";
   if (ending.reconnects) setTimeout(reconnect, RETRY_MS);
@@ -172,12 +174,19 @@ function showNotice(text) {
 }
 
 function onPaste(event) {
-  const { length } = event.clipboardData.getData("text/plain");
-  if (length <= MAX_PASTE) return;
+  const text = event.clipboardData.getData("text/plain");
+  if (text.length <= MAX_PASTE && !text.includes(ESCAPE)) return;
   event.stopImmediatePropagation();
   event.preventDefault();
-  const [got, expected] = [length, MAX_PASTE].map((count) => count.toLocaleString("en"));
+  if (text.length <= MAX_PASTE) return pasteWithout(ESCAPE, text, event.target);
+  const [got, expected] = [text.length, MAX_PASTE].map((count) => count.toLocaleString("en"));
   showNotice(`nothing was pasted: got ${got} characters, expected at most ${expected}`);
+}
+
+function pasteWithout(character, text, target) {
+  const clipboardData = new DataTransfer();
+  clipboardData.setData("text/plain", text.replaceAll(character, ""));
+  target.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true }));
 }
 
 function prepareTerminal() {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,17 +18,22 @@ from gpt_tui.shared.ramp import STEPS, shade
 STYLE = """
 body { background: #fff; color: #20262e; font: 16px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 72em;
   padding: 0 1em }
-h1 { font-size: 1.4em } h2 { font-size: 1.2em; margin-top: 2em }
+h1 { font-size: 1.4em; overflow-wrap: anywhere } h2 { font-size: 1.2em; margin-top: 2em }
 .scroll { overflow-x: auto } table { border-collapse: collapse; margin: 1em 0 }
 th, td { padding: .1em .6em; text-align: left; white-space: pre } .n { text-align: right }
 th { border-bottom: 1px solid #b9b4a4; font-weight: 600 }
 td, .text, .legend { font-family: ui-monospace, monospace; font-size: .9em }
-.text span { border-right: 1px solid #b9b4a4; padding: .1em 0 } .text { line-height: 1.8; overflow-wrap: anywhere }
+.text span { unicode-bidi: isolate; border-right: 1px solid #b9b4a4; padding: .1em 0 }
+.text { line-height: 1.8; overflow-wrap: anywhere }
 figure { display: inline-block; margin: 0 .6em .6em 0; text-align: center; font-size: .8em }
 img { border: 1px solid #b9b4a4; display: block; height: 9em; image-rendering: pixelated; width: 9em }
 """
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 WHITE = "#ffffff"
+RIGHT_TO_LEFT = re.compile(
+    r"[^\s@]*[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefe\U00010800-\U00010fff\U0001e800-\U0001efff][^\s@]*"
+)
+"""Token with a letter of a block of Hebrew, Arabic and other scripts from right to left; `@` precedes its position"""
 
 
 def page(title: str, views: Iterable[View]) -> Iterator[str]:
@@ -58,17 +64,22 @@ def _style(cell: Cell) -> str:
     return "" if colors is None else f' style="background:{colors.background};color:{colors.text}"'
 
 
+def _text(text: str) -> str:
+    """Return text as HTML in which tokens from right to left do not move the numbers beside them."""
+    return RIGHT_TO_LEFT.sub(lambda found: f"<bdi>{found[0]}</bdi>", escape(text))
+
+
 def _span(cell: Cell) -> str:
-    return f"<span{_style(cell)}>{escape(cell.text)}</span>"
+    return f"<span{_style(cell)}>{_text(cell.text)}</span>"
 
 
 def _table(table: Table) -> Iterator[str]:
     """Yield the parts of a table."""
     classes = [' class="n"' if column.is_number else "" for column in table.columns]
-    names = (f"<th{kind}>{escape(column.name)}</th>" for column, kind in zip(table.columns, classes, strict=True))
+    names = (f"<th{kind}>{_text(column.name)}</th>" for column, kind in zip(table.columns, classes, strict=True))
     yield f'<div class="scroll"><table>\n<thead><tr>{"".join(names)}</tr></thead>\n<tbody>\n'
     for row in table.rows:
-        cells = (f"<td{kind}{_style(cell)}>{escape(cell.text)}</td>" for cell, kind in zip(row, classes, strict=True))
+        cells = (f"<td{kind}{_style(cell)}>{_text(cell.text)}</td>" for cell, kind in zip(row, classes, strict=True))
         yield f"<tr>{''.join(cells)}</tr>\n"
     yield "</tbody>\n</table></div>\n"
 
