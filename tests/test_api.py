@@ -7,6 +7,7 @@ import copy
 import gzip
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,7 +43,7 @@ from gpt_core.training.events import (
 from gpt_core.training.metrics import MetricValues
 from gpt_core.training.metrics_log import read_metrics
 from tests.core.training_samples import write_texts
-from tests.program import TIMEOUT_S
+from tests.program import TIMEOUT_S, environment
 
 TINY: dict[str, object] = {
     "d_model": 16, "hidden_size": 32, "vocab_size": 300, "num_heads": 2, "seq_len": 32, "layers": 2, "batch_size": 8,
@@ -80,6 +81,19 @@ def test_importing_the_package_imports_only_the_standard_library() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.stderr.strip() == "[]"
+
+
+def test_a_source_folder_that_is_not_compiled_says_where_to_start_python(tmp_path: Path) -> None:
+    package = Path(gpt_core.__file__).parent
+    shutil.copytree(package, tmp_path / "gpt_core", ignore=lambda *names: [n for n in names[1] if n.endswith(".so")])
+    code = [sys.executable, "-c", "import gpt_core; gpt_core.load"]
+    run = subprocess.run(
+        code, cwd=tmp_path, env=environment(PYTHONPATH=""), capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 1
+    last = run.stderr.splitlines()[-1]
+    assert last.startswith(f"ImportError: no compiled kernels in {tmp_path / 'gpt_core' / 'kernels'}; start Python out")
+    assert "During handling" not in run.stderr
 
 
 def test_every_public_name_exists_and_an_unknown_one_is_an_attribute_error() -> None:

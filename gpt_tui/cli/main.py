@@ -229,6 +229,7 @@ def add_model(parser: Parser) -> None:
 
 def add_sampling(parser: Parser) -> None:
     """Add the sampling options. Their defaults are the checkpoint's settings."""
+    group = parser.add_argument_group("sampling options (default: the settings of the model's run)")
     for option, metavar, text in (
         ("--max-tokens", "N", "maximum number of new tokens"),
         ("--temperature", "X", "sampling temperature (0: greedy)"),
@@ -236,7 +237,7 @@ def add_sampling(parser: Parser) -> None:
         ("--top-p", "X", "sample from the smallest set of tokens whose probabilities reach X"),
         ("--repetition-penalty", "X", "penalty on tokens that occurred before (1: off)"),
     ):
-        parser.add_argument(option, metavar=metavar, help=text)
+        group.add_argument(option, metavar=metavar, help=text)
     add_weights(parser)
     parser.add_argument("--seed", metavar="N", help="random seed; the same seed gives the same text (default: random)")
 

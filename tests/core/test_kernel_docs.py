@@ -19,7 +19,7 @@ KERNELS = ROOT / "gpt_core" / "kernels"
 
 @pytest.fixture(scope="module")
 def examples():
-    names = {"np": np}
+    names = {}
     for block in re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL):
         exec(block, names)
     return names

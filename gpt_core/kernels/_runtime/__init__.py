@@ -132,12 +132,17 @@ def _load_openblas() -> None:
 
 def _choose_level(package: Path) -> str:
     """Return the level that GPT_TUI_LEVEL names, or else the fastest that is both compiled and supported."""
-    from gpt_core.kernels._runtime.cpu import supported_levels  # may load libgomp, so only after its settings
-
-    available = [name for name in (*supported_levels(), EMULATED_TILES) if any((package / name).glob("threads.*"))]
+    try:
+        from gpt_core.kernels._runtime.cpu import supported_levels  # may load libgomp, so only after its settings
+    except ModuleNotFoundError:
+        levels: list[str] = []
+    else:
+        levels = [*supported_levels(), EMULATED_TILES]
+    available = [name for name in levels if any((package / name).glob("threads.*"))]
     if not available:
         raise ImportError(
-            f"no compiled kernels in {package}; run `pip install -e .` or `python setup.py build_ext --inplace`",
+            f"no compiled kernels in {package}; start Python outside the source folder to use an installed gpt-tui, "
+            "or run `pip install -e .` there",
             name="gpt_core.kernels",
         )
     requested = os.environ.get("GPT_TUI_LEVEL", "")
