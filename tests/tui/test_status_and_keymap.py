@@ -75,6 +75,18 @@ def test_a_time_budget_has_its_time_on_the_progress_bar_and_names_the_final_eval
         assert values(run, Phase.EVALUATING)["state"] == f"◆ {'final evaluation' if is_final else 'evaluating'} 12.7%"
 
 
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [(38, ["◆ evaluating 100.0%", "◆ final evaluation 9.5%"]), (32, ["◆ eval 100.0%", "◆ final eval 9.5%"]),
+     (28, ["◆ eval 100.0%", "◆ eval 9.5%"])],
+)  # fmt: skip
+def test_the_progress_of_an_evaluation_is_not_cut_off_in_a_narrow_panel(width, shown):
+    budget = advance(RunState(), started(minutes=1.0, max_steps=1000, steps_per_epoch=5000))
+    runs = [replace(trained(10), evaluating=1.0), replace(advance(budget, step(800)), evaluating=0.095)]
+    rows = [status_rows(run, SessionStatus(Phase.EVALUATING, 0.0, 1), width)[0] for run in runs]
+    assert [row.value for row in rows] == shown
+
+
 def test_the_score_of_a_part_of_the_eval_text_and_that_of_all_of_it_have_their_own_names():
     part = advance(trained(10), started(eval_tokens=9_000, eval_part_tokens=1_000))
     part = advance(part, scored(10, 0.3, 3.25))
