@@ -82,6 +82,14 @@ async def test_keys_that_arrive_at_once_are_all_typed_in_order(tmp_path: Path):
         assert (form.texts["train_file"], form.texts["eval_file"]) == ("data/my notes.txt", "other.txt")
 
 
+async def test_no_earlier_notification_covers_the_fields(tmp_path: Path):
+    async with running_app(tmp_path) as bench:
+        bench.app.notify("text used up", timeout=60)
+        await bench.pilot.press("u")
+        await bench.until_set_up()
+        assert not list(bench.app._notifications)
+
+
 async def test_a_rate_typed_at_once_sets_all_groups(tmp_path: Path):
     async with set_up(tmp_path) as bench:
         rate = field(bench, "learning_rate")
