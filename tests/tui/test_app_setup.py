@@ -522,6 +522,28 @@ async def test_a_screenshot_is_saved_in_the_working_folder_before_there_is_a_mod
         await bench.until(Path("seen.svg").exists)
 
 
+async def test_a_screenshot_that_cannot_be_saved_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    async with running_app(tmp_path / "models", size=(120, 40)) as bench:
+        (tmp_path / "here").rmdir()
+        bench.app.deliver_screenshot("seen.svg")
+        wanted = "not saved: No such file or directory"
+        await bench.until(lambda: any(notice.message == wanted for notice in bench.app._notifications))
+
+
+async def test_the_set_up_screen_opens_after_the_working_folder_was_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    async with running_app(Path("models")) as bench:
+        (tmp_path / "here").rmdir()
+        await bench.pilot.press("u")
+        await bench.until_set_up()
+        await bench.until(lambda: "was deleted; expected an absolute path" in " ".join(bench.text().split()))
+
+
 def budget_run(minutes: float, typed: Mapping[str, str], preset_name: str) -> RunRequest:
     """Return a run whose depth follows from the time, with the settings that were typed."""
     rule = {"layers": 2 if minutes < 30 else 6, "weight_decay": 0.3, "minutes": minutes}
