@@ -76,7 +76,7 @@ class Column(NamedTuple):
 
 MARK, NAME, STATUS = range(3)
 COLUMNS = (
-    Column("", 1), Column("run", 12), Column("status", 10), Column("model", 14, 110),
+    Column("", 1), Column("run", 12), Column("status", 10), Column("model", 15, 110),
     Column("learning rate", 18, 134), Column("batch", 9, 146), Column("steps", 7, align_right=True),
     Column("step loss", 9, 74, align_right=True), Column("eval loss", 9, 86, align_right=True),
     Column("accuracy", 8, 96, align_right=True), Column("bits/byte", 9, align_right=True),
