@@ -27,10 +27,14 @@ from gpt_tui.shared.keymap import (
     places_of,
     readable,
     shown_key,
+    with_keys,
 )
 from gpt_tui.shared.rows import RULE, fit_rows
 from gpt_tui.shell.help import INDENT, KEY_WIDTH, help_text
-from gpt_tui.tabs.chat.presenter import FIELDS, initial_texts, parse_fields
+from gpt_tui.tabs.chat.presenter import EMPTY, FIELDS, NO_MODEL, initial_texts, parse_fields
+from gpt_tui.tabs.checkpoints.presenter import empty_text
+from gpt_tui.tabs.inside.help_texts import HELP
+from gpt_tui.tabs.inside.presenter import MISSING_TEXTS, PUT_BACK
 from gpt_tui.tabs.train.presenter import allowed, length, why_not
 from tests.tui.samples import scored, started, step, trained
 
@@ -281,6 +285,18 @@ def test_help_lists_the_keys_of_the_tabs_only_where_they_work():
     for view in (*TABS, *SCREENS):
         assert ("Go to the Train tab" in help_text(view, {}, 78).plain) is (view in TABS)
         assert "Quit; asks first" in help_text(view, {}, 78).plain
+
+
+def test_texts_name_the_keys_that_the_preferences_choose():
+    assert with_keys("{train.start}, {go.train}, {no.key}", {"train.start": "ctrl+k"}) == "^k, F2, {no.key}"
+    for view in (*TABS, *SCREENS):
+        assert "{" not in help_text(view, {}, 78).plain
+    for about in HELP.values():
+        assert "{" not in help_text("inside", {}, 78, about).plain
+    texts = [EMPTY, NO_MODEL, *MISSING_TEXTS.values(), PUT_BACK]
+    texts += [empty_text("models", (), running=running) for running in (False, True)]
+    for text in texts:
+        assert "{" not in with_keys(text, {})
 
 
 def test_sampling_fields_begin_with_the_settings_and_mean_them():
