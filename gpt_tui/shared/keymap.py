@@ -309,8 +309,8 @@ def other_names(name: str) -> tuple[str, ...]:
 
 def shown_key(key: Key, keymap: dict[str, str]) -> str:
     """Return the displayed name of a key: `s`, `F1`, `^r`."""
-    first = keymap.get(key.id, "") or (key.display or key.keys)
-    return readable(first.split(",")[0])
+    chosen = keymap.get(key.id)
+    return readable(key.display if key.display and not chosen else (chosen or key.keys).split(",")[0])
 
 
 def shown_keys(keymap: dict[str, str]) -> dict[str, str]:

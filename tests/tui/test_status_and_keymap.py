@@ -287,6 +287,11 @@ def test_help_lists_the_keys_of_the_tabs_only_where_they_work():
         assert "Quit; asks first" in help_text(view, {}, 78).plain
 
 
+def test_every_key_is_shown_by_a_name():
+    assert "" not in {shown_key(key, {}) for key in KEYS}
+    assert with_keys("{charts.cursor_left} {charts.cursor_right}", {"charts.cursor_right": "comma,x"}) == ", ,"
+
+
 def test_texts_name_the_keys_that_the_preferences_choose():
     assert with_keys("{train.start}, {go.train}, {no.key}", {"train.start": "ctrl+k"}) == "^k, F2, {no.key}"
     for view in (*TABS, *SCREENS):
