@@ -128,6 +128,7 @@ def test_a_config_file_overrides_the_user_file_and_may_contain_settings(home, tm
         ('[keys]\n"train.start" = "f9, pgup"', "got 'f9, pgup', expected the name of a key, such as \"ctrl+s\"; did"),
         ('[keys]\n"train.start" = "Ctrl+S"', "; did you mean ctrl+s?"),
         ('[keys]\n"train.start" = "p"', "'p' is both train.start and train.pause on one tab"),
+        ('[keys]\n"tokens.close" = "left"', "'left' is both tokens.earlier and tokens.close on one tab"),
         ("layers = 3", "got layers, expected only theme, guide and [keys]"),
         ("theme =", "not TOML"),
     ],

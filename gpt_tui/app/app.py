@@ -218,7 +218,7 @@ class GptApp(OrderedKeysApp):
     ) -> str | None:
         """Save a screenshot beside the run, or in the working folder where that is not possible."""
         models_dir = self.main.models_dir
-        folder = models_dir if os.access(models_dir, os.W_OK | os.X_OK) else Path.cwd()
+        folder = models_dir if os.access(models_dir, os.W_OK | os.X_OK) else Path()
         return super().deliver_screenshot(filename, path or str(folder), time_format)
 
     @on(events.DeliveryComplete)
@@ -227,6 +227,15 @@ class GptApp(OrderedKeysApp):
         if event.name == "screenshot" and event.path is not None:
             event.prevent_default()
             self.notify(f"saved {one_line(str(event.path))}", title="Screenshot", markup=False)
+
+    @on(events.DeliveryFailed)
+    def _explain_screenshot(self, event: events.DeliveryFailed) -> None:
+        """Say why a screenshot was not saved, which the handler of `App` does not."""
+        if event.name == "screenshot":
+            event.prevent_default()
+            error = event.exception
+            cause = cause_of(error) if isinstance(error, OSError) else str(error)
+            self.notify(f"not saved: {one_line(cause)}", title="Screenshot", severity="error", markup=False)
 
     def watch_theme(self, theme: str) -> None:
         """Remember a theme that was picked in the palette."""

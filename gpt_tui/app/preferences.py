@@ -25,7 +25,7 @@ from gpt_core.config.toml_file import PREFERENCES, read_config
 from gpt_core.errors import ConfigError, printable
 from gpt_core.files import replace_file
 from gpt_core.home import home_folder
-from gpt_tui.shared.keymap import KEYS, NAMED_KEYS, TABS, is_key, places_of
+from gpt_tui.shared.keymap import KEYS, NAMED_KEYS, SCREENS, TABS, is_key, places_of
 
 THEMES = (
     "gpt-night", "gpt-day", "textual-dark", "textual-light", "nord", "gruvbox", "catppuccin-mocha", "dracula",
@@ -173,10 +173,10 @@ def _keys(table: object, path: Path) -> dict[str, str]:
 def _check_apart(keys: Mapping[str, str], path: Path) -> None:
     """Raise ConfigError if a changed key has two actions on one tab."""
     changed = {key.id for key in KEYS if keys.get(key.id, key.keys) != key.keys}
-    for view in (*TABS, "setup"):
+    for view in (*TABS, *SCREENS):
         taken: dict[str, str] = {}
         for key in KEYS:
-            if key.place in (*places_of(view), "everywhere"):
+            if key.place in (*places_of(view), "everywhere") and not (view in SCREENS and key.action.startswith("go(")):
                 for name in keys.get(key.id, key.keys).split(","):
                     other = taken.setdefault(name, key.id)
                     if other != key.id and changed & {key.id, other}:

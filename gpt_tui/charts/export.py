@@ -29,6 +29,7 @@ from gpt_tui.charts.series import (
     marks_of,
 )
 from gpt_tui.session.run_state import RunState
+from gpt_tui.shared.formatting import integer, nats, percent
 from gpt_tui.shared.sanitize import printable
 from gpt_tui.shared.spans import shortened_names
 
@@ -219,10 +220,10 @@ def samples_markdown(state: RunState) -> str:
     parts = ["# Samples\n"]
     for sample in state.samples:
         point = sample.evaluation
-        score = f", eval loss {point.loss:.3f}, accuracy {point.accuracy:.1%}" if point else ""
+        score = f", eval loss {nats(point.loss)}, accuracy {percent(point.accuracy)}" if point else ""
         text = printable(sample.prompt + sample.text)
         longest = max((len(part) for part in text.replace("\n", " ").split(" ") if set(part) == {"`"}), default=0)
         fence = "`" * max(3, longest + 1)
-        heading = f"## Step {sample.step:,}{score}\n\nPrompt: {printable(sample.prompt)}"
+        heading = f"## Step {integer(sample.step)}{score}\n\nPrompt: {printable(sample.prompt)}"
         parts.append(f"{heading}\n\n{fence}text\n{text}\n{fence}\n")
     return "\n".join(parts)

@@ -42,7 +42,10 @@ def path_problem(name: str, path: str) -> str:
 
 def _problem_of_writing(path: str) -> str:
     """Return why nothing can be written to a folder that exists or is created with its missing parents."""
-    absolute = Path(path).absolute()
+    try:
+        absolute = Path(path).absolute()
+    except FileNotFoundError:
+        return "the folder that gpt-tui was started in was deleted; expected an absolute path"
     existing = next(folder for folder in (absolute, *absolute.parents) if folder.exists())
     can_write = os.access(existing, os.W_OK | os.X_OK)
     return "" if can_write else f"no permission to write to {existing}; expected a folder for checkpoints"

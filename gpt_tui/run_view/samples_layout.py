@@ -90,8 +90,11 @@ def head(sample: Sample, best: bool, width: int, *, before: bool = False) -> Lin
     if point is not None:
         loss, bits = nats(point.loss), fixed(point.bits_per_byte)
         time = "before fine-tuning" if before else clock(sample.elapsed_s)
+        full = [step, time, f"eval loss {loss}", f"{bits} bits per byte"]
         choices = [
-            [step, time, f"eval loss {loss}", f"{bits} bits per byte", *["best so far"] * best],
+            [*full, *["best so far"] * best],
+            [*full, *["best"] * best],
+            full,
             [step, time, f"loss {loss}", f"{bits} bits/byte", *["best"] * best],
             [step, time, f"loss {loss}", f"{bits} bits/byte"],
             [step, f"loss {loss}", f"{bits} bits/byte"],

@@ -50,11 +50,11 @@ DROPPED_FIRST = (
 
 def status_rows(state: RunState, status: SessionStatus, width: int) -> list[Row]:
     """Return the rows of a panel `width` cells wide."""
-    if state.started is None:
-        return [phase_row(state, status)]
     value_width = width - LABEL_WIDTH
+    if state.started is None:
+        return [phase_row(state, status, value_width)]
     return [
-        phase_row(state, status),
+        phase_row(state, status, value_width),
         *progress_rows(state, value_width),
         RULE,
         *training_rows(state, value_width),
@@ -70,12 +70,15 @@ def status_rows(state: RunState, status: SessionStatus, width: int) -> list[Row]
     ]
 
 
-def phase_row(state: RunState, status: SessionStatus) -> Row:
+def phase_row(state: RunState, status: SessionStatus, value_width: int) -> Row:
     """Return the phase, during an evaluation with its progress."""
-    text = "final evaluation" if state.has_used_its_time and status.phase is Phase.EVALUATING else status.phase.value
-    if status.phase is Phase.EVALUATING and state.evaluating is not None:
-        text += f" {percent(state.evaluating)}"
-    return Row("state", f"{SYMBOLS[status.phase]} {text}", PHASE_TONES.get(status.phase, "plain"))
+    names = [status.phase.value]
+    if status.phase is Phase.EVALUATING:
+        names = ["final evaluation", "final eval"] if state.has_used_its_time else names
+        progress = f" {percent(state.evaluating)}" if state.evaluating is not None else ""
+        names = [f"{name}{progress}" for name in (*names, "eval")]
+    text = longest_fitting([f"{SYMBOLS[status.phase]} {name}" for name in names], value_width)
+    return Row("state", text, PHASE_TONES.get(status.phase, "plain"))
 
 
 def progress_rows(state: RunState, value_width: int) -> list[Row]:

@@ -225,7 +225,9 @@ class TrainingController:
             save: Save a checkpoint first.
             may_ask: Wait for an answer if that save fails (`unsaved`).
         """
-        for requests in filter(None, (self._stop_request, self._requests)):
+        self._stop_request.can_ask = may_ask
+        self._stop_request.stop(save=save)
+        if requests := self._requests:  # looked up after the request: a trainer that opens now reads it
             requests.can_ask = may_ask
             requests.stop(save=save)
         self._wake()

@@ -120,7 +120,7 @@ def ablated_model(model: LoadedModel, removed: tuple[Part, ...]) -> LoadedModel:
     try:
         weights = ablate(model.weights, removed)
     except ValueError as error:
-        raise CheckpointError(f"{model.name} {without(removed)}: {error}; put the part back in Inside (x)") from None
+        raise CheckpointError(f"{model.name} {without(removed)}: {error}; put the part back in Inside") from None
     return LoadedModel(weights, model.tokenizer, f"{model.name}, {without(removed)}")
 
 

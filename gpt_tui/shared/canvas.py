@@ -16,12 +16,13 @@ from textual.widget import Widget
 
 from gpt_tui.shared.ramp import MIN_LEVEL, STEPS, shade
 from gpt_tui.shared.spans import Line, Span, SpanStyle
+from gpt_tui.shared.titled import Titled
 
 UPPER_HALF = "▀"
 STYLES: tuple[SpanStyle, ...] = ("bold", "muted", "title", "good", "bad", "mark", "cursor")
 
 
-class Canvas(Widget, can_focus=True):
+class Canvas(Titled, Widget, can_focus=True):
     """Area of lines. Posts `Chosen` for a click on a span with a value, `Scrolled` for the mouse wheel."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {f"canvas--{name}" for name in STYLES}

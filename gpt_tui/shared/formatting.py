@@ -69,7 +69,7 @@ def fixed(value: float, decimals: int = 3) -> str:
         return scientific(value)
     if abs(value) >= 100:
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{min(decimals, 2)}f}"
-    return f"{value:.{decimals}f}"
+    return f"{value:z.{decimals}f}"  # z: no minus sign before 0.00
 
 
 def narrow(value: float) -> str:

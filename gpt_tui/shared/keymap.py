@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 import unicodedata
 from collections.abc import Iterable
@@ -308,14 +309,20 @@ def other_names(name: str) -> tuple[str, ...]:
 
 def shown_key(key: Key, keymap: dict[str, str]) -> str:
     """Return the displayed name of a key: `s`, `F1`, `^r`."""
-    first = keymap.get(key.id, "") or (key.display or key.keys)
-    return readable(first.split(",")[0])
+    chosen = keymap.get(key.id)
+    return readable(key.display if key.display and not chosen else (chosen or key.keys).split(",")[0])
 
 
 def shown_keys(keymap: dict[str, str]) -> dict[str, str]:
     """Return the displayed key of each action; "chat" and "train" are the actions that open these tabs."""
     keys = {key.action: shown_key(key, keymap) for key in KEYS}
     return keys | {tab: keys[f"go('{tab}')"] for tab in ("chat", "train")}
+
+
+def with_keys(text: str, keymap: dict[str, str]) -> str:
+    """Return a text with the displayed key in place of each id in braces: `press {train.start}` -> `press s`."""
+    keys = {key.id: key for key in KEYS}
+    return re.sub(r"\{(\w+\.\w+)\}", lambda id: shown_key(keys[id[1]], keymap) if id[1] in keys else id[0], text)
 
 
 def readable(name: str) -> str:

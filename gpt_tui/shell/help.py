@@ -11,18 +11,18 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from gpt_tui.shared.keymap import TABS, Place, help_table, places_of
+from gpt_tui.shared.keymap import TABS, Place, help_table, places_of, with_keys
 from gpt_tui.shared.row_rendering import render_keys
 
 ABOUT: dict[str, str] = {
     "train": "Training runs in the background; all tabs stay usable. The loss is in nats per token: ⣿ is the loss of "
     "one step, ⠒⠒ the train loss (smoothed), ⠐⠶⠂ the eval loss, ★ the best evaluation, ▲ a value above the range. "
-    "Dashed lines are losses without a model: guessing, token frequencies, compressors; b hides them. "
-    "Key m chooses the metric of the second chart; ctrl+e exports charts and samples. Perplexity is e to the "
-    "loss: about how many tokens the model is choosing between. Wheel and drag zoom and pan the charts. The "
-    "mouse, or the keys comma and period, show the values at one step, and the sample of that time. A sample "
-    "is what the model generates from a fixed prompt with the same random seed, before the first step and "
-    "after each evaluation.",
+    "Dashed lines are losses without a model: guessing, token frequencies, compressors; {charts.baselines} hides them. "
+    "Key {charts.metric} chooses the metric of the second chart; {charts.export} exports charts and samples. "
+    "Perplexity is e to the loss: about how many tokens the model is choosing between. Wheel and drag zoom and pan the "
+    "charts. The mouse, or the cursor keys ({charts.cursor_left} {charts.cursor_right}), show the values at one step, "
+    "and the sample of that time. A sample is what the model generates from a fixed prompt with the same random seed, "
+    "before the first step and after each evaluation.",
     "chat": "The model continues each prompt, independently of the ones before. During training it uses a copy of the "
     "weights taken between two steps. Enter on an empty line continues the last reply. The settings select the model "
     "and a second one to compare with, which gets the same prompt, seed and sampling. The line under a reply has its "
@@ -34,13 +34,14 @@ ABOUT: dict[str, str] = {
     "✗ damaged. A resumed run keeps the settings and the folder of its checkpoint.",
     "runs": "Runs with a log, metrics.jsonl, under the models folder or the folder gpt-tui was started in. The run "
     "under the cursor is replayed from its log, and followed live while another process trains it; following takes no "
-    "lock and changes no file. Space marks runs to compare. Each marked run has a number in the list, on its line and "
-    "in the legend, which shows the values at the chart's cursor. Compare runs with different tokenizers by bits per "
-    "byte. F8 colors the sample at the cursor by surprise, and i shows the run's attention heads over time.",
-    "inside": "What a model computes on a text. The views share one cursor (token, layer, head), which stays when "
-    "the view or the model changes. The probe is the beginning of the eval text. The model in training is shown with a "
-    "copy of its weights, taken again after each evaluation and with r. Compare shows a second model on the same text, "
-    "such as the one before the first step. While another tab is shown, nothing is computed here.",
+    "lock and changes no file. Key {runs.mark} marks runs to compare. Each marked run has a number in the list, on its "
+    "line and in the legend, which shows the values at the chart's cursor. Compare runs with different tokenizers by "
+    "bits per byte. {runs.surprise} colors the sample at the cursor by surprise, and {runs.inside} shows the run's "
+    "attention heads over time.",
+    "inside": "What a model computes on a text. The views share one cursor (token, layer, head), which stays when the "
+    "view or the model changes. The probe is the beginning of the eval text. The model in training is shown with a "
+    "copy of its weights, taken again after each evaluation and with {inside.refresh}. Compare shows a second model on "
+    "the same text, such as the one before the first step. While another tab is shown, nothing is computed here.",
     "tokens": "Each token has the color of its surprise, -log2 of its probability after the tokens before it: 0 bits "
     "for a token that the model was certain of, 1 bit for one of probability 1/2, 10 bits for one of about 1/1000. The "
     "cursor shows the 8 most probable tokens in its place; ✓ marks the one in the text. Expect high values where a "
@@ -62,7 +63,11 @@ def help_text(tab: str, keymap: dict[str, str], width: int, about: str = "") -> 
     `about` describes the part of the tab that is visible, and comes first.
     """
     places: list[Place] = [*places_of(tab), "everywhere"]
-    parts = [*((Content(about), Content("")) if about else ()), Content(ABOUT[tab]), Content("")]
+    parts = [
+        *((Content(with_keys(about, keymap)), Content("")) if about else ()),
+        Content(with_keys(ABOUT[tab], keymap)),
+        Content(""),
+    ]
     for title, keys in help_table(places, keymap, typing=tab in ("chat", "setup"), of_tabs=tab in TABS):
         parts += render_keys(title, [(f"{INDENT}{names}", words) for names, words in keys], KEY_WIDTH, width)
         parts.append(Content(""))

@@ -310,3 +310,10 @@ async def test_a_slow_file_is_loaded_off_the_event_loop_and_the_note_says_so(tmp
         assert bench.app.main.query_one("#prompt", PromptArea).text == "x"
         gate.set()
         await bench.until_seen("3 tokens")
+
+
+async def test_the_model_in_training_is_not_cut_off_in_the_narrowest_terminal(tmp_path: Path) -> None:
+    async with running_app(tmp_path, autostart=True) as bench:
+        await bench.until_step(3)
+        await bench.pilot.press("f3")
+        await bench.until_seen("automatic · in training ")

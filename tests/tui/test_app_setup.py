@@ -82,6 +82,14 @@ async def test_keys_that_arrive_at_once_are_all_typed_in_order(tmp_path: Path):
         assert (form.texts["train_file"], form.texts["eval_file"]) == ("data/my notes.txt", "other.txt")
 
 
+async def test_no_earlier_notification_covers_the_fields(tmp_path: Path):
+    async with running_app(tmp_path) as bench:
+        bench.app.notify("text used up", timeout=60)
+        await bench.pilot.press("u")
+        await bench.until_set_up()
+        assert not list(bench.app._notifications)
+
+
 async def test_a_rate_typed_at_once_sets_all_groups(tmp_path: Path):
     async with set_up(tmp_path) as bench:
         rate = field(bench, "learning_rate")
@@ -512,6 +520,28 @@ async def test_a_screenshot_is_saved_in_the_working_folder_before_there_is_a_mod
     async with running_app(tmp_path / "models", size=(120, 40)) as bench:
         bench.app.deliver_screenshot("seen.svg")
         await bench.until(Path("seen.svg").exists)
+
+
+async def test_a_screenshot_that_cannot_be_saved_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    async with running_app(tmp_path / "models", size=(120, 40)) as bench:
+        (tmp_path / "here").rmdir()
+        bench.app.deliver_screenshot("seen.svg")
+        wanted = "not saved: No such file or directory"
+        await bench.until(lambda: any(notice.message == wanted for notice in bench.app._notifications))
+
+
+async def test_the_set_up_screen_opens_after_the_working_folder_was_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    async with running_app(Path("models")) as bench:
+        (tmp_path / "here").rmdir()
+        await bench.pilot.press("u")
+        await bench.until_set_up()
+        await bench.until(lambda: "was deleted; expected an absolute path" in " ".join(bench.text().split()))
 
 
 def budget_run(minutes: float, typed: Mapping[str, str], preset_name: str) -> RunRequest:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gpt_tui.app.preferences import Preferences
 from gpt_tui.new_run.screen import SetupScreen
 from gpt_tui.run_view.model_select import ModelSelect
 from gpt_tui.tabs.runs.runs_table import RunsTable
@@ -77,3 +78,15 @@ async def test_the_focus_does_not_stay_in_a_tab_that_is_left_while_it_moves(
         assert main.tab == {"f2": "train", "f5": "runs"}[tab]
         assert main.focused is None or main.pane in main.focused.ancestors_with_self
         assert not any(select.expanded for select in main.query(ModelSelect))
+
+
+async def test_empty_tabs_name_the_keys_that_the_preferences_choose(tmp_path: Path) -> None:
+    keys = {"go.train": "f11", "train.start": "f12"}
+    async with running_app(tmp_path, preferences=Preferences(keys=keys)) as bench:
+        for tab, words in (
+            ("f3", "Train tab (F11) and"),
+            ("f4", "F11, then F12."),
+            ("f5", "F11, then F12, starts a run here."),
+        ):
+            await bench.pilot.press(tab)
+            await bench.until(lambda words=words: words in " ".join(bench.text().replace("│", "").split()))

@@ -34,6 +34,7 @@ from gpt_tui.session.model_options import (
     option_label,
 )
 from gpt_tui.session.models import ModelLoader
+from gpt_tui.shared.keymap import with_keys
 from gpt_tui.tabs.chat.presenter import EMPTY, NO_MODEL, hint
 from tests.tui.app_bench import DEADLINE_S, screen_lines
 from tests.tui.conftest import PassHours
@@ -239,15 +240,15 @@ def test_a_selected_file_that_is_missing_stays_an_option_with_escaped_name():
 def test_an_empty_conversation_suggests_a_prompt_in_the_language_of_the_text(
     controller: TrainingController, tmp_path: Path
 ):
-    assert hint(AvailableModels()) == NO_MODEL
+    assert hint(AvailableModels(), {}) == with_keys(NO_MODEL, {})
     models = ModelLoader(controller, str(tmp_path))
-    assert hint(models.available()) == NO_MODEL
+    assert hint(models.available(), {}) == with_keys(NO_MODEL, {})
     saved_model(tmp_path, "best", 50, seed=1, sample_prompt="话说\n天下")
-    assert hint(models.available()) == f"{EMPTY}\n\nFor example: 话说 天下"
+    assert hint(models.available(), {}) == f"{with_keys(EMPTY, {})}\n\nFor example: 话说 天下"
     controller.start(RunRequest(msgspec.structs.replace(fake_settings(str(tmp_path)), sample_prompt="Über allen")))
     while controller.live_model() is None:
         controller.drain()
-    assert hint(models.available()) == f"{EMPTY}\n\nFor example: Über allen"
+    assert hint(models.available(), {}) == f"{with_keys(EMPTY, {})}\n\nFor example: Über allen"
 
 
 def saved_run(folder: Path, kind: str, step: int) -> Path:

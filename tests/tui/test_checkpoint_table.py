@@ -385,7 +385,6 @@ def test_a_checkpoint_with_another_of_its_step_is_deleted_without_a_warning(cont
 
 
 def test_an_empty_folder_names_the_next_step():
-    keys = {"go.train": "F2", "train.start": "s", "train.save": "w"}
-    assert "F2, then s" in empty_text("models", (), keys, running=False)
-    assert "F2, then w" in empty_text("models", (), keys, running=True)
-    assert "✗ models cannot be read" in empty_text("models", ("models cannot be read: no",), keys, running=False)
+    assert "{go.train}, then {train.start}" in empty_text("models", (), running=False)
+    assert "{go.train}, then {train.save}" in empty_text("models", (), running=True)
+    assert "✗ models cannot be read" in empty_text("models", ("models cannot be read: no",), running=False)

@@ -147,6 +147,24 @@ def test_a_run_can_be_stopped_while_opening(bench: Bench):
     assert bench.opener.trainers == []
 
 
+def test_a_run_that_opens_while_it_is_stopped_stops(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    controller, trainers, look_up = bench.controller, bench.opener.trainers, TrainingController._requests.fget
+    gate = bench.opener.gate = threading.Event()
+    controller.start(bench.request)
+    bench.until(lambda: controller.opening == ("making tokens of the text", 0.5))
+
+    def opens_after_the_look_up(self: TrainingController) -> object:
+        found = look_up(self)
+        gate.set()
+        bench.until(lambda: self._ended or bool(trainers and trainers[0].step > 2))
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingController, "_requests", property(opens_after_the_look_up))
+        controller.stop()
+    assert controller._ended
+
+
 def test_requests_without_a_run_do_nothing(bench: Bench):
     for request in (
         bench.controller.pause,

@@ -23,7 +23,7 @@ from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.new_files import write_new
 from gpt_tui.shared.svg_converter import as_png
 from gpt_tui.shared.theme import DAY, NIGHT, own_variables
-from tests.tui.samples import learned, sampled, started, trained
+from tests.tui.samples import learned, sampled, scored, started, trained
 from tests.tui.still_app import still_app
 
 pytestmark = pytest.mark.slow
@@ -113,6 +113,11 @@ def test_samples_are_exported_as_code_blocks_that_their_text_cannot_close() -> N
     assert "## Step 0" in text
     assert text.count("`````") == 2
     assert "\x1b" not in text
+
+
+def test_exported_samples_have_the_scores_that_the_screen_shows() -> None:
+    state = advance_all(RunState(), [started(), scored(1234, 0.5, 0.0123), sampled(1234, "a")])
+    assert "## Step 1,234, eval loss 0.0123, accuracy 50.0%\n" in samples_markdown(state)
 
 
 def test_an_existing_file_is_never_replaced(tmp_path: Path) -> None:

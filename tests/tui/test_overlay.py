@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from textual.app import App, ComposeResult
 
-from gpt_core.config.presets import preset
+from gpt_core.config.presets import CUSTOM, PRESETS, preset
 from gpt_core.config.settings import GROUP_RATES, Settings
 from gpt_core.training.events import StepCompleted
 from gpt_core.training.metrics import Metric, register, unregister
@@ -246,6 +246,15 @@ def test_control_characters_from_a_log_are_escaped() -> None:
 @pytest.mark.parametrize("width", range(40, 220, 7))
 def test_the_columns_fit_the_width(width: int) -> None:
     assert sum(cell_width + 2 for _, cell_width in columns_at(width)) <= max(width, 54)
+
+
+@pytest.mark.parametrize("name", [*PRESETS, CUSTOM, "self-test"])
+def test_the_model_of_a_run_fits_its_column(name: str) -> None:
+    event = started(preset=name, parameters=57_500_000, kind="overfit-tiny" if name == "self-test" else "train")
+    column = [column.title for column in COLUMNS].index("model")
+    shown = cells(RunInfo(Path("models"), RunStatus.FINISHED, event), 0, 0.0)[column]
+    assert shown == f"{name} 57.5M"
+    assert len(shown) <= COLUMNS[column].width
 
 
 def test_a_wide_list_has_a_column_for_every_score_and_setting_that_runs_differ_in() -> None:

@@ -8,6 +8,7 @@ from gpt_tui.shared.formatting import (
     clock,
     duration,
     estimated_duration,
+    fixed,
     nats,
     perplexity,
     probability,
@@ -100,3 +101,7 @@ def test_one_line_has_no_line_break_and_a_maximum_length():
 )
 def test_numbers_are_short_and_have_their_units(written, wanted):
     assert written == wanted
+
+
+def test_a_number_that_is_rounded_to_zero_has_no_sign():
+    assert (fixed(-0.001, 2), fixed(-0.01, 2), fixed(0.001, 2)) == ("0.00", "-0.01", "0.00")

@@ -27,10 +27,14 @@ from gpt_tui.shared.keymap import (
     places_of,
     readable,
     shown_key,
+    with_keys,
 )
 from gpt_tui.shared.rows import RULE, fit_rows
 from gpt_tui.shell.help import INDENT, KEY_WIDTH, help_text
-from gpt_tui.tabs.chat.presenter import FIELDS, initial_texts, parse_fields
+from gpt_tui.tabs.chat.presenter import EMPTY, FIELDS, NO_MODEL, initial_texts, parse_fields
+from gpt_tui.tabs.checkpoints.presenter import empty_text
+from gpt_tui.tabs.inside.help_texts import HELP
+from gpt_tui.tabs.inside.presenter import MISSING_TEXTS, PUT_BACK
 from gpt_tui.tabs.train.presenter import allowed, length, why_not
 from tests.tui.samples import scored, started, step, trained
 
@@ -73,6 +77,18 @@ def test_a_time_budget_has_its_time_on_the_progress_bar_and_names_the_final_eval
         assert bar.endswith(percentage)
         is_final = percentage == "100%"
         assert values(run, Phase.EVALUATING)["state"] == f"◆ {'final evaluation' if is_final else 'evaluating'} 12.7%"
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [(38, ["◆ evaluating 100.0%", "◆ final evaluation 9.5%"]), (32, ["◆ eval 100.0%", "◆ final eval 9.5%"]),
+     (28, ["◆ eval 100.0%", "◆ eval 9.5%"])],
+)  # fmt: skip
+def test_the_progress_of_an_evaluation_is_not_cut_off_in_a_narrow_panel(width, shown):
+    budget = advance(RunState(), started(minutes=1.0, max_steps=1000, steps_per_epoch=5000))
+    runs = [replace(trained(10), evaluating=1.0), replace(advance(budget, step(800)), evaluating=0.095)]
+    rows = [status_rows(run, SessionStatus(Phase.EVALUATING, 0.0, 1), width)[0] for run in runs]
+    assert [row.value for row in rows] == shown
 
 
 def test_the_score_of_a_part_of_the_eval_text_and_that_of_all_of_it_have_their_own_names():
@@ -269,6 +285,23 @@ def test_help_lists_the_keys_of_the_tabs_only_where_they_work():
     for view in (*TABS, *SCREENS):
         assert ("Go to the Train tab" in help_text(view, {}, 78).plain) is (view in TABS)
         assert "Quit; asks first" in help_text(view, {}, 78).plain
+
+
+def test_every_key_is_shown_by_a_name():
+    assert "" not in {shown_key(key, {}) for key in KEYS}
+    assert with_keys("{charts.cursor_left} {charts.cursor_right}", {"charts.cursor_right": "comma,x"}) == ", ,"
+
+
+def test_texts_name_the_keys_that_the_preferences_choose():
+    assert with_keys("{train.start}, {go.train}, {no.key}", {"train.start": "ctrl+k"}) == "^k, F2, {no.key}"
+    for view in (*TABS, *SCREENS):
+        assert "{" not in help_text(view, {}, 78).plain
+    for about in HELP.values():
+        assert "{" not in help_text("inside", {}, 78, about).plain
+    texts = [EMPTY, NO_MODEL, *MISSING_TEXTS.values(), PUT_BACK]
+    texts += [empty_text("models", (), running=running) for running in (False, True)]
+    for text in texts:
+        assert "{" not in with_keys(text, {})
 
 
 def test_sampling_fields_begin_with_the_settings_and_mean_them():

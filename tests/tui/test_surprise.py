@@ -305,7 +305,8 @@ async def test_a_sample_is_scored_by_the_checkpoint_of_its_step_and_continued_in
         screen = await colored(bench)
         view = screen.query_one(ScoredTextView)
         assert view.to_score.title == "sample at step 600"
-        assert "scored by best_model, step 50" in bench.text()
+        assert "─ sample at step 600 ─" in bench.text()
+        assert "─ scored by best_model, step 50 ─" in bench.text()
         assert view.scored is not None
         view.choose(with_text(view.scored, view.cursor))
         expected = view.scored.text_with(view.cursor, view.chosen)

@@ -105,3 +105,10 @@ def test_an_empty_sample_says_that_the_text_ended_at_once():
 def test_a_sample_of_white_space_says_so(text: str):
     lines = body("It was", text, 60)
     assert "".join(span.text for line in lines for span in line) == "│ It was (only white space)"
+
+
+@pytest.mark.parametrize("width", range(30, 100))
+def test_the_best_sample_names_its_scores_as_the_others_do(width: int):
+    sample = Sample(560, 13.0, "It was", "", POINT)
+    best, other = ("".join(span.text for span in head(sample, is_best, width)) for is_best in (True, False))
+    assert ("bits per byte" in best) == ("bits per byte" in other)

@@ -212,6 +212,14 @@ def test_the_countdown_line_has_a_bar_where_there_is_room(width):
     assert (countdown.remaining_s(104.5), countdown.fraction(105.0), countdown.remaining_s(999.0)) == (5.5, 0.5, 0.0)
 
 
+@pytest.mark.parametrize("width", range(40, 121))
+def test_the_countdown_line_keeps_its_form_while_the_seconds_lose_a_digit(width):
+    countdown = Countdown(100.0, 10.0)
+    ten, nine = (countdown_line(SETUP, countdown, now_s, KEYS, width) for now_s in (100.5, 101.5))
+    assert (ten.count("━") + ten.count("╸") + ten.count("─")) == (nine.count("━") + nine.count("╸") + nine.count("─"))
+    assert ten.lstrip("━╸─").replace("10 s", "9 s") == nine.lstrip("━╸─")
+
+
 def test_a_stopped_run_can_be_resumed_and_a_finished_one_trained_longer():
     assert next_steps("stopped", KEYS) == "c: chat; t, then r: resume, s: new run."
     assert next_steps("max_steps", KEYS) == "c: chat; t, then r: train longer, s: new run."

@@ -60,7 +60,7 @@ class Subject:
         ids = self.eval_ids if len(self.eval_ids) > len(self.ids) else self.ids
         length = min(self.gpt.shape.seq_len, len(ids) - 1)
         if length < 1:
-            raise ConfigError(f"the text has {len(ids)} token, expected at least 2; choose another text (s)")
+            raise ConfigError(f"the text has {len(ids)} token, expected at least 2; choose another text")
         count = (len(ids) - 1) // length
         inputs, targets = (ids[first : first + count * length].reshape(count, length) for first in (0, 1))
         return np.ascontiguousarray(inputs), np.ascontiguousarray(targets)

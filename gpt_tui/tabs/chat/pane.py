@@ -21,8 +21,9 @@ from gpt_tui.run_view.surprise.screen import SurpriseScreen
 from gpt_tui.session.model_options import checkpoint_name
 from gpt_tui.session.models import MakeGenerator, ModelLoader
 from gpt_tui.session.removed_parts import RemovedParts, without
-from gpt_tui.shared.bindings import bindings
-from gpt_tui.shared.sanitize import one_line
+from gpt_tui.shared.bindings import bindings, keymap_of
+from gpt_tui.shared.keymap import with_keys
+from gpt_tui.shared.sanitize import one_line, title_markup
 from gpt_tui.tabs.chat.presenter import CONTINUED, hint
 from gpt_tui.tabs.chat.prompt_area import MAX_PROMPT_CHARACTERS, PromptArea
 from gpt_tui.tabs.chat.prompt_history import PromptHistory
@@ -67,7 +68,9 @@ class ChatTab(Horizontal):
         """Set the titles, and list the models at intervals."""
         self.query_one(Transcript).border_title = "conversation"
         self._prompt.border_title = "prompt"
-        self._prompt.border_subtitle = "Alt+Enter or Ctrl+J: new line"
+        keymap = keymap_of(self.app)
+        names = "{chat.newline}" if "chat.newline" in keymap else "Alt+Enter or Ctrl+J"  # not all terminals have both
+        self._prompt.border_subtitle = title_markup(with_keys(f"{names}: new line", keymap))
         self._model_list.list_at_intervals()
 
     def on_unmount(self) -> None:
@@ -97,7 +100,8 @@ class ChatTab(Horizontal):
         """List the models, and return the widget to focus, the prompt; called when the tab is shown."""
         self._model_list.list_now()
         note = without(self._removed.parts)
-        self.query_one(Transcript).border_title = f"{note} (F6, x: put back)" if note else "conversation"
+        put_back = with_keys(f"{note} ({{go.inside}}, {{inside.remove}}: put back)", keymap_of(self.app))
+        self.query_one(Transcript).border_title = title_markup(put_back if note else "conversation")
         return self._prompt
 
     def follow(self, *, live: bool, saved: object) -> None:
@@ -134,7 +138,7 @@ class ChatTab(Horizontal):
             if same := self._form.drop_comparison_of_the_same(message.available):
                 name = checkpoint_name(Path(same), message.available.folder)
                 self.notify(f"{name} is the chat's model already; compare it with another one", markup=False)
-        self.query_one(Transcript).show_hint(hint(message.available))
+        self.query_one(Transcript).show_hint(hint(message.available, keymap_of(self.app)))
 
     # -- keys
 
@@ -146,7 +150,7 @@ class ChatTab(Horizontal):
             self._prompt.show("")
             self.post_message(self.ExitRequested())
         elif self.replying:
-            self.notify("a reply is being generated; press esc to stop it", severity="warning")
+            self._notify_replying()
         elif text:
             if await self._generate(text, [text]):
                 self._history.add(text)
@@ -184,11 +188,15 @@ class ChatTab(Horizontal):
         last = self._last
         texts = [answer.to_score for answer in last.answers if answer.to_score is not None] if last else []
         if self.replying:
-            self.notify("a reply is being generated; press esc to stop it", severity="warning")
+            self._notify_replying()
         elif not texts:
             self.notify("no reply to color yet", severity="warning")
         else:
             self.app.push_screen(SurpriseScreen(texts), self._continue_text)
+
+    def _notify_replying(self) -> None:
+        text = with_keys("a reply is being generated; press {chat.stop} to stop it", keymap_of(self.app))
+        self.notify(text, severity="warning", markup=False)
 
     async def _continue_text(self, text: str | None) -> None:
         if text:

@@ -13,6 +13,7 @@ from gpt_core.model.stored_weights import WeightFormat
 from gpt_tui.new_run.fields import text_of
 from gpt_tui.session.model_options import AvailableModels
 from gpt_tui.shared.formatting import counted, duration, short, skipped_note
+from gpt_tui.shared.keymap import with_keys
 from gpt_tui.shared.sanitize import one_line, printable
 from gpt_tui.shared.scripts import is_unspaced
 
@@ -20,15 +21,15 @@ EMPTY = """\
 Type the beginning of a text below; the model continues it. This is a small base model, not instruction-tuned: start \
 in the style of its training text.
 
-Enter on an empty line continues the last reply; Up recalls earlier prompts. F7 moves to the settings: the model, \
-a model to compare with, the sampling. F8 shows how surprising each token of a reply was. Type exit to go \
-back to training."""
+Enter on an empty line continues the last reply; {chat.earlier} recalls earlier prompts. {chat.fields} moves to the \
+settings: the model, a model to compare with, the sampling. {chat.surprise} shows how surprising each token of a \
+reply was. Type exit to go back to training."""
 
 NO_MODEL = """\
 There is no model to chat with yet.
 
-Go to the Train tab (F2) and press s to start training. After about a minute the model writes words, and you can \
-chat with it here while it trains."""
+Go to the Train tab ({go.train}) and press {train.start} to start training. After about a minute the model writes \
+words, and you can chat with it here while it trains."""
 
 MAX_EXAMPLE = 60
 
@@ -97,11 +98,10 @@ def initial_texts(settings: Settings) -> dict[str, str]:
     return {field.name: text_of(field.name, getattr(settings, field.name)) for field in FIELDS} | {"seed": ""}
 
 
-def hint(available: AvailableModels) -> str:
+def hint(available: AvailableModels, keymap: dict[str, str]) -> str:
     """Return the text of an empty conversation: how to chat, with a prompt that suits the model."""
-    if not available.any:
-        return NO_MODEL
-    return f"{EMPTY}\n\nFor example: {one_line(available.example, MAX_EXAMPLE)}" if available.example else EMPTY
+    text = with_keys(EMPTY if available.any else NO_MODEL, keymap)
+    return f"{text}\n\nFor example: {one_line(available.example, MAX_EXAMPLE)}" if available.example else text
 
 
 # -- prompts and replies

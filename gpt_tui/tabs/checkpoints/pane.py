@@ -23,7 +23,7 @@ from gpt_core.home import expand_home
 from gpt_tui.shared.bindings import bindings, keymap_of
 from gpt_tui.shared.dialogs import delete_question
 from gpt_tui.shared.file_name_dialog import FileNameScreen
-from gpt_tui.shared.keymap import KEYS, keys_of, shown_key
+from gpt_tui.shared.keymap import keys_of, with_keys
 from gpt_tui.shared.sanitize import one_line, title_markup
 from gpt_tui.tabs.checkpoints.checkpoint_list import CheckpointList, Rows
 from gpt_tui.tabs.checkpoints.export import ExportThread, exported_text, format_question, proposed_path
@@ -289,10 +289,10 @@ class CheckpointsTab(Vertical):
         empty, body = self.query_one("#checkpoints-empty", Static), self.query_one("#checkpoints-body")
         empty.display = not files
         if not files:
-            keys = {key.id: shown_key(key, keymap_of(self.app)) for key in KEYS}
             running = self._running_in is not None
-            text = empty_text(self._models_dir, self._contents.problems, keys, running=running)
-            empty.update(Content(text if self._is_read else f"reading {one_line(self._models_dir)}/…"))
+            text = empty_text(self._models_dir, self._contents.problems, running=running)
+            text = with_keys(text, keymap_of(self.app)) if self._is_read else f"reading {one_line(self._models_dir)}/…"
+            empty.update(Content(text))
         if body.display != bool(files):
             body.display = bool(files)
             self._focus_rows()
@@ -345,7 +345,7 @@ class CheckpointsTab(Vertical):
         running = self._running_in is not None
         why_not = refusal(file, verification_of(file, self._verifications), use, running=running)
         if why_not:
-            self.app.notify(one_line(why_not), severity="warning", markup=False)
+            self.app.notify(with_keys(one_line(why_not), keymap_of(self.app)), severity="warning", markup=False)
         return not why_not
 
     def action_resume_from(self) -> None:

@@ -215,16 +215,17 @@ def summary_text(contents: FolderContents, known: Verifications, exporting: tupl
     return " · ".join([*export, *parts, *map(one_line, contents.problems[:1])])
 
 
-def empty_text(models_dir: str, problems: Sequence[str], keys: dict[str, str], *, running: bool) -> str:
-    """Return the text shown in place of an empty table; `keys` are the keys to name, by their ids."""
+def empty_text(models_dir: str, problems: Sequence[str], *, running: bool) -> str:
+    """Return the text shown in place of an empty table, with ids of keys in braces."""
     if problems:
         return f"✗ {one_line(problems[0])}\n\nMake it readable, or set models_dir to another folder."
-    go, start, save = keys["go.train"], keys["train.start"], keys["train.save"]
     title = f"There are no checkpoints in {one_line(models_dir)}/ yet."
     if running:
-        return f"{title}\n\nThe current run saves checkpoints automatically. To save one now: {go}, then {save}."
+        save = "{go.train}, then {train.save}"
+        return f"{title}\n\nThe current run saves checkpoints automatically. To save one now: {save}."
+    start = "{go.train}, then {train.start}"
     return (
-        f"{title}\n\nTo train a model: {go}, then {start}. A run saves a checkpoint every few minutes, at each "
+        f"{title}\n\nTo train a model: {start}. A run saves a checkpoint every few minutes, at each "
         "better score and when it stops."
     )
 
@@ -350,13 +351,14 @@ def use_text(info: CheckpointInfo, verification: Verification) -> str:
 
 
 def refusal(file: CheckpointFile, verification: Verification, use: Use, *, running: bool) -> str:
-    """Return why a file cannot be used in this way, in one line; "" if it can."""
+    """Return why a file cannot be used in this way, in one line with ids of keys in braces; "" if it can."""
     name = one_line(file.stamp.path.name)
     if verification.state == "damaged":
         return f"cannot {use} {name}: {reason_of(verification.error, file.stamp.path)}"
     if use in ("resume from", "fine-tune") and running:
         verb = use.removesuffix(" from")
-        return f"a run is in progress: stop it on the Train tab (F2, then x), then {verb} from here"
+        stop = "({go.train}, then {train.stop})"
+        return f"a run is in progress: stop it on the Train tab {stop}, then {verb} from here"
     if use == "resume from" and file.info and not file.info.has_optimizer_state:
         return f"cannot resume from {name}: it holds weights only; fine-tune it, or resume from another one"
     return ""

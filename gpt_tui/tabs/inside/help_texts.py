@@ -1,4 +1,4 @@
-"""Help texts of the views, by name: what is seen, how to read it, and one thing to try."""
+"""Help texts of the views, by name: what is seen, how to read it, one thing to try; ids of keys are in braces."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ HELP: dict[str, str] = {
     "last row is the prediction of the model. Read a column from top to bottom: the layers agree on a token step by "
     "step. Try: find a position where the last row is right, and look for the layer that decides.",
     "attention": "Attention: which tokens each head reads. Each small picture is a head, a row per token, a column per "
-    "token that it attends to; the color is the square root of the weight, so that small weights show. The chosen "
-    "head is enlarged, and the text below is colored by its attention from the token under the cursor. Left and right "
-    "choose the token, up and down the layer, comma and period the head. Look for a line beside the diagonal (the "
-    "previous token), a bright first column (the first token), and stripes (a repeated text). Try: compare with the "
-    "model before the first step (b): its attention is even, or with qk_norm without a pattern.",
+    "token that it attends to; the color is the square root of the weight, so that small weights show. The chosen head "
+    "is enlarged, and the text below is colored by its attention from the token under the cursor. Left and right "
+    "choose the token, up and down the layer, two keys ({inside.previous_head} {inside.next_head}) the head. Look for "
+    "a line beside the diagonal (the previous token), a bright first column (the first token), and stripes (a repeated "
+    "text). Try: compare with the model before the first step ({inside.compare}): its attention is even, or with "
+    "qk_norm without a pattern.",
     "heads": "Heads: a strip per attention head, a column per evaluation, the color a score: the share of attention "
     "on the token before, on the first token, or on the token that followed the present one earlier (induction, "
     "measured on random sequences that repeat), or the entropy of the attention in nats. Enter shows the next score; "
@@ -38,11 +39,11 @@ HELP: dict[str, str] = {
     "0, over some thousand tokens of the eval text, or over the chosen text. What the title says of the parts that "
     "Chat leaves out is always over the eval text. A high bar is a part that the model needs; "
     "about 0, one that it does not use, or whose work other parts do; below 0, one that harms it. Bars are relative "
-    "to the largest of their kind: heads, MLPs, blocks. Try: press x on the most important head, go to Chat, and "
-    "continue a text. What is missing? x puts the part back.",
+    "to the largest of their kind: heads, MLPs, blocks. Try: press {inside.remove} on the most important head, go to "
+    "Chat, and continue a text. What is missing? {inside.remove} puts the part back.",
     "neighbors": "Neighbors: the tokens whose embeddings point in the most similar direction to that of the token at "
     "the cursor; cosine 1 is the same direction, 0 none in common. The map shows the most used tokens along the two "
     "directions in which their embeddings differ most (principal components); its axes have no meaning of their own, "
-    "and it shows only a part of the variance. Before training all cosines are about 0. Try: choose b, before the "
-    "first step, and compare the neighbors of a common word.",
+    "and it shows only a part of the variance. Before training all cosines are about 0. Try: choose {inside.compare}, "
+    "before the first step, and compare the neighbors of a common word.",
 }

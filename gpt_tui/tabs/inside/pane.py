@@ -16,8 +16,9 @@ from gpt_tui.run_view.model_list import ModelList, ModelsListed
 from gpt_tui.session.models import ModelLoader
 from gpt_tui.session.removed_parts import RemovedParts
 from gpt_tui.session.run_state import RunState
-from gpt_tui.shared.bindings import bindings
+from gpt_tui.shared.bindings import bindings, keymap_of
 from gpt_tui.shared.canvas import Canvas
+from gpt_tui.shared.keymap import with_keys
 from gpt_tui.shared.sanitize import title_markup
 from gpt_tui.shared.spans import Line
 from gpt_tui.tabs.inside.choices import Choices
@@ -237,7 +238,9 @@ class InsideTab(Vertical):
         return Frame(extent.clamped(self._cursor), Size(*self._canvas(side).size), extent, self._run)
 
     def _show(self) -> None:
+        keymap = keymap_of(self.app)
         removed = removed_note(self._removed.parts, self._measured, has_key="remove" in self._view.actions)
+        removed = with_keys(removed, keymap)
         for side in range(len(self._choices.models)):
             canvas, outcome, frame = self._canvas(side), self._outcomes[side], self._frame(side)
             if not canvas.size:
@@ -250,7 +253,7 @@ class InsideTab(Vertical):
                 canvas.border_title = title_markup(f"{note} · {shown}" if note else shown)
                 canvas.show(self._view.lines(outcome.result, frame))
             else:
-                problem = outcome if isinstance(outcome, str) else ""
+                problem = with_keys(outcome, keymap) if isinstance(outcome, str) else ""
                 canvas.border_title = title_markup(note)
                 canvas.show(message_lines(problem, self._progress, canvas.size.width))
 

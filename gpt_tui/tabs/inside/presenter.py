@@ -29,10 +29,11 @@ TEXT_LABELS: dict[TextKind, str] = {
 }  # fmt: skip
 INITIAL_OPTION = ModelOption("before the first step", INITIAL)
 
+PUT_BACK = " ({inside.remove}: put back)"
 MISSING_TEXTS: dict[TextKind, str] = {
-    "sample": "no sample yet: training writes one before the first step and after each evaluation (F2)",
-    "reply": "no reply yet: chat with a model first (F3)",
-    "typed": "no text yet: type one in the line above (e)",
+    "sample": "no sample yet: training writes one before the first step and after each evaluation ({go.train})",
+    "reply": "no reply yet: chat with a model first ({go.chat})",
+    "typed": "no text yet: type one in the line above ({inside.type})",
 }
 
 
@@ -79,4 +80,4 @@ def removed_note(removed: tuple[Part, ...], change: float | str | None, *, has_k
     effect = "eval loss is being measured" if change is None else change
     if isinstance(effect, float):
         effect = f"eval loss {effect:+.3f}"
-    return f"Chat {without(removed)}: {effect}{' (x: put back)' * has_key}"
+    return f"Chat {without(removed)}: {effect}{PUT_BACK * has_key}"

@@ -65,7 +65,7 @@ class Probe(NamedTuple):
         if not self.tokenizer.is_lossless:
             raise ConfigError(
                 f"no probe: its text is known in tokens of the first model's tokenizer {self.tokenizer.name} alone, "
-                "which is lossy; choose another text (s)"
+                "which is lossy; choose another text ({inside.text})"
             )
         is_eos = self.ids == self.tokenizer.EOS
         follows_end = np.concatenate([[not self.is_open], is_eos[:-1]])  # `<bos>` and `<eos>` may be one id
@@ -142,7 +142,7 @@ class SubjectSource:
             ids = np.array(with_bos(tokenizer, tokenizer.encode(prompt_bytes(choice.text)).tolist()), np.int32)
             total = len(ids)
         if not len(ids):
-            raise ConfigError("the text has no token; choose another text (s)")
+            raise ConfigError("the text has no token; choose another text ({inside.text})")
         ids = np.ascontiguousarray(ids, np.int32)
         return Subject(held.gpt, tokenizer, ids[:room], total, progress, ids[:MAX_EVAL_TOKENS])
 
@@ -159,7 +159,7 @@ class SubjectSource:
                 text = held.live.probe if held.live is not None else eval_text_of_run(bundle, progress)[0]
                 ids, is_open = text.read(0, MAX_EVAL_TOKENS), not len(text.document_starts(0, 1))
             except (CheckpointError, CorpusError) as error:
-                raise ConfigError(f"no probe: {error.reason}; choose another text (s)") from None
+                raise ConfigError(f"no probe: {error.reason}; choose another text ({{inside.text}})") from None
             self._probes[key] = Probe(ids, bundle.tokenizer, is_open)
         return self._probes[key]
 
@@ -180,10 +180,12 @@ def random_subject(held: Held, progress: Progress) -> Subject:
 def initial_model(of: Held | None) -> ModelBundle:
     """Return a model before its first step. Raises ConfigError if those weights are unknown."""
     if of is None:
-        raise ConfigError("got no model whose first weights to show; choose a model (m)")
+        raise ConfigError("got no model whose first weights to show; choose a model ({inside.model})")
     settings = of.bundle.settings
     if settings.init_from:
-        raise ConfigError(f"this run started from the weights of {settings.init_from}; choose that file instead (b)")
+        raise ConfigError(
+            f"this run started from the weights of {settings.init_from}; choose that file instead ({{inside.compare}})"
+        )
     if of.live is None and not of.bundle.corpus_sha256:
         raise ConfigError("the weights of this model were imported: those before its first step are unknown")
     parameters = initial_parameters(settings.shape, settings.seed, settings.init_projections)

@@ -25,7 +25,8 @@ from gpt_tui.charts.run_charts import RunCharts
 from gpt_tui.charts.view import ChartView
 from gpt_tui.session.run_finder import RunFinder, RunInfo, RunReader, RunStatus
 from gpt_tui.session.run_state import RunState, Sample
-from gpt_tui.shared.bindings import bindings
+from gpt_tui.shared.bindings import bindings, keymap_of
+from gpt_tui.shared.keymap import with_keys
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.tabs.runs.compare_charts import CompareCharts
 from gpt_tui.tabs.runs.presenter import (
@@ -264,7 +265,8 @@ class RunsTab(Container):
         else:
             self._followed = (selected,) if selected else ()
             switcher.current = "runs-empty"
-            self.query_one("#runs-empty", Static).update(Content(empty_text(selected, self._watched)))
+            text = with_keys(empty_text(selected, self._watched), keymap_of(self.app))
+            self.query_one("#runs-empty", Static).update(Content(text))
         if switcher.current != before:
             self.screen.refresh_bindings()
 

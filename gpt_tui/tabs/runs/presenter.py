@@ -76,7 +76,7 @@ class Column(NamedTuple):
 
 MARK, NAME, STATUS = range(3)
 COLUMNS = (
-    Column("", 1), Column("run", 12), Column("status", 10), Column("model", 14, 110),
+    Column("", 1), Column("run", 12), Column("status", 10), Column("model", 15, 110),
     Column("learning rate", 18, 134), Column("batch", 9, 146), Column("steps", 7, align_right=True),
     Column("step loss", 9, 74, align_right=True), Column("eval loss", 9, 86, align_right=True),
     Column("accuracy", 8, 96, align_right=True), Column("bits/byte", 9, align_right=True),
@@ -269,12 +269,12 @@ def marked_text(marked: int) -> str:
 
 
 def empty_text(run: RunInfo | None, watched: Path | None) -> str:
-    """Return the text shown while there is no curve yet, with the next step."""
+    """Return the text shown while there is no curve yet, with the next step, and ids of keys in braces."""
     if run is None and watched is None:
         return (
             "No runs yet.\n\nEvery run writes a log, metrics.jsonl, next to its checkpoints. Runs under the models "
             "folder and under the folder gpt-tui was started in are listed here: replay them, compare them, or follow "
-            "one that another process trains.\n\nF2, then s, starts a run here.\n"
+            "one that another process trains.\n\n{go.train}, then {train.start}, starts a run here.\n"
             "gpt-tui --train-only --models-dir models/other  starts one in another terminal."
         )
     folder = name_of(run.folder if run else watched or Path())

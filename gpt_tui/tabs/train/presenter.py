@@ -258,8 +258,9 @@ def countdown_line(preview: RunPreview, countdown: Countdown, now_s: float, keys
         f"training {what}{on_text} {starts}",
         f"training {starts}",
     ]
-    text = next((text for text in texts if len(text) <= width), starts)
-    room = min(MAX_BAR_WIDTH, width - len(text) - 1)
+    growth = max(0, len(str(int(countdown.length_s))) - len(str(seconds)))  # cells that a longer remaining time takes
+    text = next((text for text in texts if len(text) + growth <= width), starts)
+    room = min(MAX_BAR_WIDTH, width - len(text) - growth - 1)
     return f"{bar(countdown.fraction(now_s), room)} {text}" if room >= MIN_BAR_WIDTH else text
 
 

@@ -316,6 +316,7 @@ class RunRequests(Vertical):
         if self._wait is not None:
             self._wait.starts = False
         self.query_one(Welcome).stop_measuring()
+        self.app.clear_notifications()  # they would cover the fields
         result = await self.app.push_screen_wait(SetupScreen(read, self._probes, focus=focus))
         if result is None or not (result.starts or keeps_changes):
             self.read_preview()  # a time budget may have been chosen meanwhile
