@@ -29,7 +29,7 @@ from gpt_core.text.corpus import find_eval_text, find_training_text, unused_text
 from gpt_core.text.data_loader import DataLoader
 from gpt_core.text.first_words import first_words, opening
 from gpt_core.text.overfit_data import OverfitLoader
-from gpt_core.text.reader import first_lines, require_readable, text_sha256
+from gpt_core.text.reader import first_lines, markup_note, require_readable, text_sha256
 from gpt_core.text.source import PathLike, TextSource, text_of
 from gpt_core.text.synthetic import is_synthetic, synthetic_file
 from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
@@ -273,8 +273,10 @@ def named_text(settings: Settings, names: PathLike | Iterable[PathLike]) -> Text
 
 
 def text_note(settings: Settings, train_text: TextSource) -> str:
-    """Return a line about texts under `data/` that are not used, "" for none."""
-    return "" if settings.train_file or is_synthetic(settings) else unused_texts_note(train_text.files[0])
+    """Return a line about markup that is read as text, or about texts under `data/` that are not used; "" for none."""
+    if settings.train_file or is_synthetic(settings):
+        return markup_note(train_text)
+    return unused_texts_note(train_text.files[0]) or markup_note(train_text)
 
 
 def eval_text_note(train: TextSource, held_out: TextSource | None, texts: Texts) -> str:
