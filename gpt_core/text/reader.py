@@ -39,7 +39,7 @@ _MARKED = {
     ".html": ("HTML", _EXTRACT), ".htm": ("HTML", _EXTRACT), ".xhtml": ("HTML", _EXTRACT), ".xml": ("XML", _EXTRACT),
     ".json": ("JSON", "for its texts alone, write one object per line to a file that ends in .jsonl (`jq -c '.[]'`)"),
 }  # fmt: skip
-_FIRST_BYTES = {**MAGIC, PARQUET: b"PAR1"}
+_FIRST_BYTES = {**MAGIC, PARQUET: (b"PAR1",)}
 # kinds of data (see `gpt_core.file_kinds`) that are read in files whose names end like this
 _KINDS = {".gz": "gzip-compressed data", ".zst": "zstd-compressed data", PARQUET: "a Parquet table"}
 _REMEDIES = {kind: f"give it a name that ends in {suffix}" for suffix, kind in _KINDS.items()}

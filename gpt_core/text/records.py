@@ -175,7 +175,7 @@ def _require_text_column(schema: Any, field: str, path: Path) -> None:
     """Raise CorpusError unless the table has a column of strings with this name."""
     if field not in schema.names:
         raise _missing_field(str(path), field, schema.names)
-    kind = str(schema.field(field).type)
+    kind = str(schema.field(schema.names.index(field)).type)  # of columns with the same name, the first one
     if not ("string" in kind and "<" not in kind.removeprefix("dictionary<values=")):
         raise CorpusError(
             f"{path}: the field {field!r} is of type {kind}, expected string; set text_field to another field"

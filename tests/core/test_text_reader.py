@@ -156,9 +156,17 @@ def test_a_compressed_file_may_hold_several_streams(tmp_path: Path, suffix: str)
     assert list(documents(file(tmp_path / f"t.txt{suffix}", data), "line")) == [b"One."] + [b"Two."] * 9
 
 
+def test_zstd_data_may_begin_with_a_frame_to_skip(tmp_path: Path) -> None:
+    def skipped(code: int) -> bytes:  # as pzstd writes before each frame
+        return bytes([code]) + b"\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"size"
+
+    data = b"".join(skipped(0x50 + n) + zstd(text) for n, text in enumerate((b"a\n\n", b"b\n")))
+    assert list(documents(file(tmp_path / "t.zst", data), "line")) == [b"a", b"b"]
+
+
 def test_zstd_data_may_have_a_window_of_2_gib(tmp_path: Path) -> None:
     pytest.importorskip("zstandard")
-    header = compression.MAGIC[".zst"] + bytes([0, (31 - 10) << 3])  # as `zstd --long=31` writes for a pipe
+    header = compression.MAGIC[".zst"][0] + bytes([0, (31 - 10) << 3])  # as `zstd --long=31` writes for a pipe
     last_block = (len(b"One.\n") << 3 | 1).to_bytes(3, "little") + b"One.\n"
     assert list(documents(file(tmp_path / "t.txt.zst", header + last_block), "line")) == [b"One."]
 
@@ -319,6 +327,10 @@ def test_each_row_of_a_parquet_file_is_a_document(tmp_path: Path) -> None:
     assert load_tokens(source, PIECES, "line").sha256 == before
     assert "t.parquet has no field 'text': got n, story; set text_field" in refusal(text_source(path))
     assert "the field 'n' is of type int64, expected string" in refusal(text_source(path, text_field="n"))
+    arrow = pytest.importorskip("pyarrow")
+    twice = arrow.Table.from_arrays([arrow.array([text]) for text in "ab"], names=["text", "text"])
+    pytest.importorskip("pyarrow.parquet").write_table(twice, tmp_path / "twice.parquet")
+    assert list(documents(text_source(tmp_path / "twice.parquet"), "line")) == [b"a"]
     path.write_bytes(path.read_bytes()[:-200])
     assert "t.parquet cannot be read as Parquet: " in refusal(source)
 
