@@ -74,10 +74,12 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"got {unknown[0]!r} after an option: the command comes first, as in `gpt-tui {unknown[0]}`")
             is_option = unknown[0].startswith("-")
             name = unknown[0].partition("=")[0]
-            near = difflib.get_close_matches(name, self._option_string_actions, n=1) if is_option else []
-            if (setting := setting_named(name)) and option_of(setting) in self._option_string_actions:
+            actions = self._option_string_actions
+            known = [option for option in actions if actions[option].help != argparse.SUPPRESS]
+            near = difflib.get_close_matches(name, known, n=1) if is_option else []
+            if (setting := setting_named(name)) and option_of(setting) in actions:
                 near = [option_of(setting)]
-            elif setting and "--set" in self._option_string_actions:
+            elif setting and "--set" in actions:
                 near = [f"--set {setting}=VALUE"]
             if near and near[0] == name:
                 self.error(f"got the option {unknown[0]!r} after `--`, expected it before")

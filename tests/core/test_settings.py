@@ -337,7 +337,7 @@ def test_encodings_are_accepted(name):
     assert read_overrides(assignments=[f"encoding={name}"]).apply_to().settings.encoding == name
 
 
-@pytest.mark.parametrize("name", ["latin0", "base64", "rot13", "undefined", "utf-99", "a\0b", "x" * 300])
+@pytest.mark.parametrize("name", ["latin0", "base64", "rot13", "undefined", "idna", "punycode", "a\0b", "x" * 300])
 def test_an_unknown_encoding_is_refused_with_examples(name):
     message = refusal(assignments=[f"encoding={name}"])
     assert message.startswith("encoding: got '")
