@@ -86,6 +86,8 @@ def train(
     Raises:
         GptError: A setting, a file or the folder is not usable; the message says what to do.
     """
+    if isinstance(train_file, str) and not train_file:  # as of a variable without a value: not the default text
+        raise ConfigError("train_file: got '', expected a path (from argument)")
     values = settings if train_file is None else {"train_file": train_file, **settings}
     file = checked_path("config_file", config_file) if config_file is not None else None
     overrides = read_overrides(preset, file, foreign=PREFERENCES)

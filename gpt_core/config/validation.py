@@ -209,7 +209,7 @@ def checked(key: str, value: object, source: str = "") -> object:
         raise ConfigError(
             f"{key}: got {shown(value)}, expected the name of an encoding, such as cp1252, utf-16-le or gb18030{where}"
         )
-    if accepted == () or (not all(words) and len(words) > 1):
+    if isinstance(accepted, tuple) and not (accepted and all(accepted)):
         raise ConfigError(f"{key}: got an empty {'name' if accepted else 'list'}, expected {expected(key)}{where}")
     if key not in PATHS:
         return accepted

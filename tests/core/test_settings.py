@@ -323,7 +323,8 @@ def test_items_of_a_list_are_names_as_they_are(tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [([], "got an empty list"), (["a", ""], "got an empty name"), (["a", 1], "got a list"), (5, "got 5"),
+    [([], "got an empty list"), (["a", ""], "got an empty name"), ([""], "got an empty name"),
+     (["a", 1], "got a list"), (5, "got 5"),
      (["a", "b\0"], "got 'b\\x00', expected valid UTF-8 text without NUL characters"),
      (["a", "caf\udce9"], "got 'caf\\udce9', expected a file name in UTF-8; rename the file"),
      (["a", "~no-such-user-here/x"], "unknown home folder")],
