@@ -15,7 +15,7 @@ from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.presets import shape_name
 from gpt_core.config.resolve import check_resumable
 from gpt_core.config.settings import Settings
-from gpt_core.config.validation import READING
+from gpt_core.config.validation import READING, checked
 from gpt_core.distributed.communicator import SINGLE_PROCESS, Communicator
 from gpt_core.errors import CheckpointError, CorpusError, ResumeTextError
 from gpt_core.formats.checkpoint import Checkpoint, TrainingState, new_run_id, peek_checkpoint, same_eval_text
@@ -242,15 +242,19 @@ def text_sources(settings: Settings) -> tuple[TextSource, TextSource | None]:
 
     Raises:
         CorpusError: There is no training text, or a text is empty, cannot be read or is not text.
+        ConfigError: The name of a text is not UTF-8.
     """
     own = synthetic_file(settings.synthetic_text) if is_synthetic(settings) else settings.train_file
-    train = named_text(settings, own or find_training_text())
+    names = own or find_training_text()
+    checked("train_file", str(names) if isinstance(names, Path) else names)  # one that is found may not be UTF-8
+    train = named_text(settings, names)
     if settings.hold_out or (is_synthetic(settings) and not settings.eval_file):
         return train, None
     training_text = train.files[0] if len(train.files) == 1 else train.cache_path  # the one of a folder or a pattern
     eval_names = settings.eval_file or find_eval_text(training_text=training_text)
     if eval_names is None:
         return train, None
+    checked("eval_file", str(eval_names) if isinstance(eval_names, Path) else eval_names)
     try:
         held_out = named_text(settings, eval_names)
     except CorpusError as error:
