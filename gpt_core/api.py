@@ -72,8 +72,8 @@ def train(
 
     Args:
         train_file: Training text: files, folders or patterns; None for `train.*` or `input.*` in `data/`, else the
-            shipped text. Files may be compressed (.gz, .zst); each line of a .jsonl file, and each row of a .parquet
-            file, is a document, the text in the field that the setting `text_field` names.
+            shipped text. Files may be compressed (.gz, .zst); each line of a .jsonl file, and each row of a .csv or
+            .parquet file, is a document, the text in the field that the setting `text_field` names.
         preset: "nano" (1M parameters, the default), "micro" (10M), "mini" (57.5M), or "induction", an experiment: a
             small model of a generated text, in which an induction head forms.
         config_file: TOML file of settings.
@@ -86,6 +86,8 @@ def train(
     Raises:
         GptError: A setting, a file or the folder is not usable; the message says what to do.
     """
+    if isinstance(train_file, str) and not train_file:  # as of a variable without a value: not the default text
+        raise ConfigError("train_file: got '', expected a path (from argument)")
     values = settings if train_file is None else {"train_file": train_file, **settings}
     file = checked_path("config_file", config_file) if config_file is not None else None
     overrides = read_overrides(preset, file, foreign=PREFERENCES)
@@ -445,7 +447,7 @@ class Model:
         Args:
             file: Text, of the same kinds as the `train_file` of `train`.
             encoding: Encoding of files that are not UTF-8; None for the setting of the model's run.
-            text_field: Field of JSON Lines and Parquet files; None for the setting of the model's run.
+            text_field: Field of JSON Lines, CSV and Parquet files; None for the setting of the model's run.
             document: "paragraph", "line" or "file": one document of a text file; None for the setting of the model's
                 run. Scores of a text that is cut into other documents are not comparable.
             allow_binary: Take the bytes of files that are not text; None for the setting of the model's run.

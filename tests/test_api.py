@@ -386,6 +386,12 @@ def test_bad_arguments_are_errors_of_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_an_empty_name_is_not_taken_as_the_default_text(tmp_path: Path) -> None:
+    for name in ("", [""]):
+        with pytest.raises(gpt_core.GptError, match="train_file: got "):
+            gpt_core.train(name, models_dir=str(tmp_path / "models"))
+
+
 def test_a_run_of_another_folder_is_not_overwritten_unasked(trained: tuple[Path, gpt_core.TrainingResult]) -> None:
     with pytest.raises(RunExistsError):
         tiny(trained[0])

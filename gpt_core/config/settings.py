@@ -229,7 +229,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         Meta(description="generated text without a train_file; induction: repeated sequences"),
     ] = "none"
     text_field: Annotated[
-        str, Meta(min_length=1, description="field of JSON Lines and Parquet files that holds the text")
+        str, Meta(min_length=1, description="field of JSON Lines, CSV and Parquet files that holds the text")
     ] = "text"
     encoding: Annotated[
         str, Meta(description="encoding of texts that are not UTF-8, such as cp1252 (empty: refused)")

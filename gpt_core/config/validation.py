@@ -189,7 +189,7 @@ def checked(key: str, value: object, source: str = "") -> object:
     try:
         stored = GROUP_RATES[0] if key == LEARNING_RATE else key
         accepted = getattr(msgspec.convert({stored: value}, Settings), stored)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeEncodeError):  # the latter: bytes of a word that are not UTF-8
         accepted = None
     choices = fields()[key].choices()
     if accepted is None or (choices and accepted not in choices):
@@ -209,7 +209,7 @@ def checked(key: str, value: object, source: str = "") -> object:
         raise ConfigError(
             f"{key}: got {shown(value)}, expected the name of an encoding, such as cp1252, utf-16-le or gb18030{where}"
         )
-    if accepted == () or (not all(words) and len(words) > 1):
+    if isinstance(accepted, tuple) and not (accepted and all(accepted)):
         raise ConfigError(f"{key}: got an empty {'name' if accepted else 'list'}, expected {expected(key)}{where}")
     if key not in PATHS:
         return accepted
@@ -325,9 +325,9 @@ def _divisors_around(number: int, near: int) -> list[int]:
 
 
 def _is_encoding(name: str) -> bool:
-    """Return True for the name of an encoding of text."""
+    """Return True for the name of an encoding of text that reads any bytes, unlike those of host names."""
     try:
-        "".encode(name)
+        b"\xff".decode(name, "replace")
         codecs.getincrementaldecoder(name)
     except (LookupError, ValueError):
         return False

@@ -13,7 +13,8 @@ from typing import NamedTuple, Protocol
 
 from gpt_core.errors import CorpusError, install_hint
 
-MAGIC = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}
+_SKIPPABLE = tuple(bytes([code]) + b"\x2a\x4d\x18" for code in range(0x50, 0x60))  # frames that pzstd begins with
+MAGIC = {".gz": (b"\x1f\x8b",), ".zst": (b"\x28\xb5\x2f\xfd", *_SKIPPABLE)}
 """First bytes of each format, by the suffix of its files."""
 MIN_BLOCK_BYTES = 1 << 20  # yielded at a time, except at the end
 GZIP_WINDOW_BITS = 31  # gzip header, window of 32 KiB

@@ -1,9 +1,9 @@
 """Reading of texts: files of several kinds as UTF-8, cut into documents, with a digest of what was read.
 
 How a file is read depends on its name and its first bytes. A name that ends in `.gz` or `.zst` is decompressed;
-without that ending, `.jsonl` and `.ndjson` are JSON Lines, `.parquet` is a Parquet table, and everything else is text
-in UTF-8, or in the encoding that a byte order mark or the source names. What is not text is refused, unless the source
-allows binary data: then the bytes of every file are used as they are.
+without that ending, `.jsonl` and `.ndjson` are JSON Lines, `.csv` and `.tsv` are CSV, `.parquet` is a Parquet table,
+and everything else is text in UTF-8, or in the encoding that a byte order mark or the source names. What is not text is
+refused, unless the source allows binary data: then the bytes of every file are used as they are.
 """
 
 from __future__ import annotations
@@ -26,13 +26,20 @@ from gpt_core.text.compression import MAGIC, decompressed
 from gpt_core.text.corpus import text_blocks
 from gpt_core.text.documents import PART_BYTES, DocumentKind, document_parts, without_byte_order_mark
 from gpt_core.text.encodings import AS_BYTES, USE_AS_BYTES, UTF8, find_encoding, is_byte_order_mark, utf8_blocks
-from gpt_core.text.records import json_texts, parquet_texts
+from gpt_core.text.records import csv_texts, json_texts, parquet_texts
 from gpt_core.text.source import TextSource
 
 MAX_CHECKED_FILES = 32  # whose beginnings `require_readable` checks
-JSON_LINES = (".jsonl", ".ndjson")
+_JSON, _CSV = ("json", json_texts), ("csv", csv_texts)  # format of records, and the function that reads them
+RECORDS = {".jsonl": _JSON, ".ndjson": _JSON, ".csv": _CSV, ".tsv": _CSV}
 PARQUET = ".parquet"
-_FIRST_BYTES = {**MAGIC, PARQUET: b"PAR1"}
+_EXTRACT = "extract the text first, for example with `pandoc -t plain`"
+# plain text with marks, by the suffix of files: its name, and what to do to read the text alone
+_MARKED = {
+    ".html": ("HTML", _EXTRACT), ".htm": ("HTML", _EXTRACT), ".xhtml": ("HTML", _EXTRACT), ".xml": ("XML", _EXTRACT),
+    ".json": ("JSON", "for its texts alone, write one object per line to a file that ends in .jsonl (`jq -c '.[]'`)"),
+}  # fmt: skip
+_FIRST_BYTES = {**MAGIC, PARQUET: (b"PAR1",)}
 # kinds of data (see `gpt_core.file_kinds`) that are read in files whose names end like this
 _KINDS = {".gz": "gzip-compressed data", ".zst": "zstd-compressed data", PARQUET: "a Parquet table"}
 _REMEDIES = {kind: f"give it a name that ends in {suffix}" for suffix, kind in _KINDS.items()}
@@ -228,10 +235,10 @@ def open_file(
         raise _not_text(path, source, found.kind, _REMEDIES.get(found.kind, remedy))
     texts = without_byte_order_mark(utf8_blocks(blocks, encoding, str(path)))
     readings.append(encoding)
-    is_records = name.suffix in JSON_LINES
-    if is_records:
-        texts = json_texts(texts, source.text_field, str(path))
-        readings.append(f"json {source.text_field!r}")
+    if is_records := name.suffix in RECORDS:
+        kind, record_texts = RECORDS[name.suffix]
+        texts = record_texts(texts, source.text_field, str(path))
+        readings.append(f"{kind} {source.text_field!r}")
     return OpenFile(" ".join(readings), raw, texts, is_records)
 
 
@@ -322,6 +329,20 @@ def require_readable(source: TextSource) -> None:
     for path in source.files[:MAX_CHECKED_FILES]:
         next(open_file(path, source, text_blocks(path)).contents, b"")
     next(documents(source, "line"))
+
+
+def markup_note(source: TextSource) -> str:
+    """Return a line about the files of a text whose marks are read as text, as their names say; "" for none."""
+    found = []
+    for path in source.files:
+        name = PurePath(path.name.lower())
+        suffix = name.with_suffix("").suffix if name.suffix in MAGIC else name.suffix
+        found += [(path, *_MARKED[suffix])] if suffix in _MARKED else []
+    if source.allow_binary or not found:
+        return ""
+    path, kind, remedy = found[0]
+    more = f" (and {len(found) - 1:,} more)" if len(found) > 1 else ""
+    return f"{path}{more} is read as plain text, with all {kind} marks; {remedy}"
 
 
 def documents(source: TextSource, kind: DocumentKind) -> Iterator[bytes]:

@@ -1,7 +1,9 @@
-"""Texts of the records of JSON Lines and Parquet files: one document per line or row."""
+"""Texts of the records of JSON Lines, CSV and Parquet files: one document per line or row."""
 
 from __future__ import annotations
 
+import csv
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from importlib import import_module
@@ -13,10 +15,13 @@ import msgspec
 from gpt_core.errors import CorpusError, install_hint
 from gpt_core.progress import Progress
 
-MAX_LINE_BYTES = 64 << 20  # of JSON, which is decoded at once
+MAX_LINE_BYTES = 64 << 20  # which are decoded at once, and of a field of CSV
 ROWS_PER_BATCH = 256  # of a Parquet file; its rows are decoded page by page
 PAGE_BUFFER_BYTES = 1 << 20
 _MAX_LISTED_FIELDS = 10
+_MAX_NAME_CHARACTERS = 40  # shown of each; the first row of a table without names may be a text
+_DELIMITERS = ",;\t"
+_AS_TEXT = "read the file as plain text under a name that ends in .txt"
 
 
 def json_texts(blocks: Iterable[bytes], field: str, name: str) -> Iterator[bytes]:
@@ -32,7 +37,8 @@ def json_texts(blocks: Iterable[bytes], field: str, name: str) -> Iterator[bytes
     """
     record = msgspec.defstruct("Record", [("text", str | None)], rename={"text": field})
     decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(record)
-    for number, line in enumerate(_lines(blocks, name), 1):
+    remedy = "expected one JSON object per line; is it a single JSON array? `jq -c '.[]'` writes one line per object"
+    for number, line in enumerate(_lines(blocks, name, remedy), 1):
         if not line.strip():
             continue
         try:
@@ -43,8 +49,8 @@ def json_texts(blocks: Iterable[bytes], field: str, name: str) -> Iterator[bytes
             yield text.encode("utf-8", "replace")
 
 
-def _lines(blocks: Iterable[bytes], name: str) -> Iterator[bytes]:
-    """Yield the lines."""
+def _lines(blocks: Iterable[bytes], name: str, remedy: str) -> Iterator[bytes]:
+    """Yield the lines. Raises CorpusError for one of more than 64 MiB, with what to do."""
     rest = bytearray()
     lines = 0
     for block in blocks:
@@ -55,10 +61,7 @@ def _lines(blocks: Iterable[bytes], name: str) -> Iterator[bytes]:
         lines += len(ended)
         rest += last
         if len(rest) > MAX_LINE_BYTES:
-            raise CorpusError(
-                f"{name}: line {lines + 1:,} is longer than {MAX_LINE_BYTES >> 20} MiB; expected one JSON object per "
-                "line; is it a single JSON array? `jq -c '.[]'` writes one line per object"
-            )
+            raise CorpusError(f"{name}: line {lines + 1:,} is longer than {MAX_LINE_BYTES >> 20} MiB; {remedy}")
     yield bytes(rest)
 
 
@@ -73,8 +76,7 @@ def _text_of_unusual_line(line: bytes, field: str, place: str) -> str | None:
     except (ValueError, RecursionError) as error:
         why = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
         raise CorpusError(
-            f'{place} is not JSON: {why}; expected an object such as {{{json.dumps(field)}: "…"}}, or read the file '
-            "as plain text under a name that ends in .txt"
+            f'{place} is not JSON: {why}; expected an object such as {{{json.dumps(field)}: "…"}}, or {_AS_TEXT}'
         ) from None
     if not isinstance(value, dict):
         raise CorpusError(f"{place}: got {_kind(value)}, expected a JSON object with the field {field!r}")
@@ -95,12 +97,47 @@ def _kind(value: object) -> str:
     return {"list": "an array", "dict": "an object", "str": "a string"}.get(type(value).__name__, "a number")
 
 
-def _missing_field(place: str, field: str, known: Iterable[str]) -> CorpusError:
-    names = list(known)
+def _missing_field(place: str, field: str, known: Iterable[str], otherwise: str = "") -> CorpusError:
+    names = [name if len(name) <= _MAX_NAME_CHARACTERS else f"{name[:_MAX_NAME_CHARACTERS]}…" for name in known]
     listed = ", ".join(names[:_MAX_LISTED_FIELDS]) + (", …" if len(names) > _MAX_LISTED_FIELDS else "")
     return CorpusError(
-        f"{place} has no field {field!r}: got {listed or 'none'}; set text_field to the one with the text"
+        f"{place} has no field {field!r}: got {listed or 'none'}; set text_field to the one with the text{otherwise}"
     )
+
+
+def csv_texts(blocks: Iterable[bytes], field: str, name: str) -> Iterator[bytes]:
+    """Yield the text of each row of a CSV file. The first row names the fields; its delimiter is that of all rows.
+
+    Args:
+        blocks: Contents of the file in UTF-8.
+        field: Name of the field with the text.
+        name: Name of the file, for error messages.
+
+    Raises:
+        CorpusError: There is no such field, a row does not have it, or the file is not CSV.
+    """
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))  # of this process; by default 128 KiB
+    lines = (line.decode() + "\n" for line in _lines(blocks, name, _AS_TEXT))
+    before, first = next(((n, line) for n, line in enumerate(lines) if not line.isspace()), (0, ""))
+    if not first:
+        return
+    rows = csv.reader(itertools.chain((first,), lines), delimiter=max(_DELIMITERS, key=first.count), strict=True)
+    try:
+        names = [field_name.strip() for field_name in next(rows)]
+        if field not in names:
+            raise _missing_field(name, field, names, f", or {_AS_TEXT}")
+        column = names.index(field)
+        for row in rows:
+            if len(row) > column:
+                yield row[column].encode()
+            elif row:
+                place, got = f"line {before + rows.line_num:,}", f"got {len(row)} of {len(names)} fields"
+                raise CorpusError(f"{name}: {place}: {got}; correct the row, or {_AS_TEXT}")
+    except csv.Error as error:
+        raise CorpusError(
+            f"{name}: line {before + rows.line_num:,} is not CSV: {str(error).partition(' - ')[0]}; correct it (fields "
+            f"with quotes or line breaks are in quotes, which are doubled within), or {_AS_TEXT}"
+        ) from None
 
 
 def parquet_texts(path: Path, field: str, progress: Progress) -> Iterator[bytes]:
@@ -138,7 +175,7 @@ def _require_text_column(schema: Any, field: str, path: Path) -> None:
     """Raise CorpusError unless the table has a column of strings with this name."""
     if field not in schema.names:
         raise _missing_field(str(path), field, schema.names)
-    kind = str(schema.field(field).type)
+    kind = str(schema.field(schema.names.index(field)).type)  # of columns with the same name, the first one
     if not ("string" in kind and "<" not in kind.removeprefix("dictionary<values=")):
         raise CorpusError(
             f"{path}: the field {field!r} is of type {kind}, expected string; set text_field to another field"

@@ -27,7 +27,7 @@ class TextSource:
     encoding: str = ""
     """Encoding of files without a byte order mark that are not UTF-8; "" refuses such files."""
     text_field: str = "text"
-    """Field of JSON Lines and Parquet files that holds the text."""
+    """Field of JSON Lines, CSV and Parquet files that holds the text."""
     allow_binary: bool = False
     """Use the bytes of every file as they are."""
 
@@ -51,7 +51,7 @@ def text_source(
     Args:
         names: Files, folders and patterns such as `texts/**/*.txt`.
         encoding: Encoding of files without a byte order mark that are not UTF-8.
-        text_field: Field of JSON Lines and Parquet files that holds the text.
+        text_field: Field of JSON Lines, CSV and Parquet files that holds the text.
         allow_binary: Use the bytes of every file as they are.
 
     Raises:

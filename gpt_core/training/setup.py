@@ -15,7 +15,7 @@ from gpt_core.checkpoints.store import CheckpointStore
 from gpt_core.config.presets import shape_name
 from gpt_core.config.resolve import check_resumable
 from gpt_core.config.settings import Settings
-from gpt_core.config.validation import READING
+from gpt_core.config.validation import READING, checked
 from gpt_core.distributed.communicator import SINGLE_PROCESS, Communicator
 from gpt_core.errors import CheckpointError, CorpusError, ResumeTextError
 from gpt_core.formats.checkpoint import Checkpoint, TrainingState, new_run_id, peek_checkpoint, same_eval_text
@@ -29,7 +29,7 @@ from gpt_core.text.corpus import find_eval_text, find_training_text, unused_text
 from gpt_core.text.data_loader import DataLoader
 from gpt_core.text.first_words import first_words, opening
 from gpt_core.text.overfit_data import OverfitLoader
-from gpt_core.text.reader import first_lines, require_readable, text_sha256
+from gpt_core.text.reader import first_lines, markup_note, require_readable, text_sha256
 from gpt_core.text.source import PathLike, TextSource, text_of
 from gpt_core.text.synthetic import is_synthetic, synthetic_file
 from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
@@ -242,15 +242,19 @@ def text_sources(settings: Settings) -> tuple[TextSource, TextSource | None]:
 
     Raises:
         CorpusError: There is no training text, or a text is empty, cannot be read or is not text.
+        ConfigError: The name of a text is not UTF-8.
     """
     own = synthetic_file(settings.synthetic_text) if is_synthetic(settings) else settings.train_file
-    train = named_text(settings, own or find_training_text())
+    names = own or find_training_text()
+    checked("train_file", str(names) if isinstance(names, Path) else names)  # one that is found may not be UTF-8
+    train = named_text(settings, names)
     if settings.hold_out or (is_synthetic(settings) and not settings.eval_file):
         return train, None
     training_text = train.files[0] if len(train.files) == 1 else train.cache_path  # the one of a folder or a pattern
     eval_names = settings.eval_file or find_eval_text(training_text=training_text)
     if eval_names is None:
         return train, None
+    checked("eval_file", str(eval_names) if isinstance(eval_names, Path) else eval_names)
     try:
         held_out = named_text(settings, eval_names)
     except CorpusError as error:
@@ -273,8 +277,10 @@ def named_text(settings: Settings, names: PathLike | Iterable[PathLike]) -> Text
 
 
 def text_note(settings: Settings, train_text: TextSource) -> str:
-    """Return a line about texts under `data/` that are not used, "" for none."""
-    return "" if settings.train_file or is_synthetic(settings) else unused_texts_note(train_text.files[0])
+    """Return a line about markup that is read as text, or about texts under `data/` that are not used; "" for none."""
+    if settings.train_file or is_synthetic(settings):
+        return markup_note(train_text)
+    return unused_texts_note(train_text.files[0]) or markup_note(train_text)
 
 
 def eval_text_note(train: TextSource, held_out: TextSource | None, texts: Texts) -> str:

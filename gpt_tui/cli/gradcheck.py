@@ -6,14 +6,13 @@ from argparse import Namespace
 
 import msgspec
 
+from gpt_core import gradcheck as checks
 from gpt_core.errors import EXIT_FAILED, EXIT_OK
 
 
 def gradcheck(options: Namespace) -> int:
     """Run `gpt-tui gradcheck`: compare kernels with the reference, and the reference with central differences."""
-    from gpt_core.gradcheck import KERNEL_LIMIT, REFERENCE_LIMIT, run_gradcheck
-
-    rows = run_gradcheck()
+    rows = checks.run_gradcheck()
     passed = all(row.passed for row in rows)
     if options.json:
         print(msgspec.json.encode({"passed": passed, "tensors": rows}).decode())  # NaN as null
@@ -27,8 +26,8 @@ def gradcheck(options: Namespace) -> int:
         errors = f"{row.reference_error:>11.1e}  {row.kernel_error:>8.1e}{verdict}"
         print(f"{row.architecture:<{kind}}  {row.tensor:<{width}}  {shape:>9}  {errors}")
     print(
-        f"\nreference: relative error of the reference against central differences, limit {REFERENCE_LIMIT:g}\n"
-        f"kernels: relative error of the kernels against the reference, limit {KERNEL_LIMIT:g}"
+        f"\nreference: relative error of the reference against central differences, limit {checks.REFERENCE_LIMIT:g}\n"
+        f"kernels: relative error of the kernels against the reference, limit {checks.KERNEL_LIMIT:g}"
     )
     wrong = sum(not row.passed for row in rows)
     print(f"all {len(rows)} gradients are correct" if passed else f"{wrong} of {len(rows)} gradients are WRONG")

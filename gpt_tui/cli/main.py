@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from gpt_tui.shared.interrupts import interrupt_exits
-from gpt_tui.shared.standard_streams import OutputError, discard_output, guard_standard_streams
+from gpt_tui.shared.standard_streams import OutputError, discard_output, guard_standard_streams, print_utf8
 
 if TYPE_CHECKING:
     from gpt_core.distributed.communicator import Communicator
@@ -74,10 +74,12 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"got {unknown[0]!r} after an option: the command comes first, as in `gpt-tui {unknown[0]}`")
             is_option = unknown[0].startswith("-")
             name = unknown[0].partition("=")[0]
-            near = difflib.get_close_matches(name, self._option_string_actions, n=1) if is_option else []
-            if (setting := setting_named(name)) and option_of(setting) in self._option_string_actions:
+            actions = self._option_string_actions
+            known = [option for option in actions if actions[option].help != argparse.SUPPRESS]
+            near = difflib.get_close_matches(name, known, n=1) if is_option else []
+            if (setting := setting_named(name)) and option_of(setting) in actions:
                 near = [option_of(setting)]
-            elif setting and "--set" in self._option_string_actions:
+            elif setting and "--set" in actions:
                 near = [f"--set {setting}=VALUE"]
             if near and near[0] == name:
                 self.error(f"got the option {unknown[0]!r} after `--`, expected it before")
@@ -179,13 +181,13 @@ def add_settings(
 
 def add_texts(parser: Parser, options: Mapping[str, str], *, has_files: bool = False) -> None:
     """Add options that name texts, and those that say how texts are read."""
-    kinds = "files (also .gz, .zst, .jsonl, .parquet), folders or patterns; may be repeated"
+    kinds = "files (also .gz, .zst, .jsonl, .csv, .parquet), folders or patterns; may be repeated"
     for option, text in options.items():
         if has_files:
             parser.add_argument(option, metavar="F", action="append", help=f"{text}: {kinds}")
         else:
             parser.add_argument(option, metavar="F", action="extend", nargs="+", help=f"{text}: {kinds}")
-    text = "field of JSON Lines and Parquet files that holds the text (default: text)"
+    text = "field of JSON Lines, CSV and Parquet files that holds the text (default: text)"
     parser.add_argument("--text-field", metavar="NAME", help=text)
     text = "encoding of texts that are not UTF-8 and have no byte order mark, such as cp1252"
     parser.add_argument("--encoding", metavar="NAME", help=text)
@@ -485,6 +487,8 @@ def run(arguments: list[str], ranks: Communicator | None) -> int:
     options.ranks = ranks
     if sys.stdout is None and name in PRINTING:
         raise OutputError(errno.EBADF, "it is closed")
+    if name == "config" or getattr(options, "json", False):
+        print_utf8()
     module, _, function = command.function.partition(":")
     with interrupt_exits():
         command_function = getattr(import_module(f"gpt_tui.cli.{module}"), function)

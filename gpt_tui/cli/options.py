@@ -152,8 +152,10 @@ def load_chosen(options: Namespace) -> ModelBundle:
 
     Raises:
         CheckpointError: There is no such checkpoint, or it is damaged.
-        ConfigError: The folder is a file.
+        ConfigError: The folder is a file, or both are given.
     """
+    if options.model is not None and options.models_dir is not None:
+        raise ConfigError("got --model and --models-dir, expected one of them: --model is a path of its own")
     if options.model is not None:
         return load_bundle(typed_path(options.model, "--model"))
     given = options.models_dir is not None

@@ -32,6 +32,7 @@ from gpt_core.bench.race import (
 from gpt_core.checkpoints.store import CheckpointStore, resume_candidates
 from gpt_core.config.resolve import Overrides
 from gpt_core.config.settings import Settings
+from gpt_core.config.validation import checked
 from gpt_core.errors import EXIT_OK, ConfigError, InputError
 from gpt_core.progress import Progress, ignore_progress
 from gpt_core.run_files import METRICS, RACE
@@ -48,7 +49,7 @@ from gpt_tui.headless.signals import RunSignals
 from gpt_tui.session.run_preview import shown_path
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.formatting import counted, integer, short
-from gpt_tui.shared.sanitize import one_line
+from gpt_tui.shared.sanitize import one_line, valid_utf8
 
 FOLDER = "race"
 NO_SCORE = "–"
@@ -153,6 +154,7 @@ def check_options(options: Namespace, overrides: Overrides) -> None:
         raise InputError(f"got {got} of --minutes and --steps, expected one: the length of each run")
     if not 1 <= options.seeds <= MAX_SEEDS:
         raise InputError(f"got --seeds {options.seeds}, expected 1 to {MAX_SEEDS}")
+    checked("seed", int(str(overrides.value("seed"))) + options.seeds - 1, "--seed and --seeds")
 
 
 def manifest_in(folder: Path, options: Namespace, overrides: Overrides) -> Manifest:
@@ -165,7 +167,12 @@ def manifest_in(folder: Path, options: Namespace, overrides: Overrides) -> Manif
     """
     requested = msgspec.json.decode(
         msgspec.json.encode(
-            {"vary": options.vary, "steps": options.steps, "preset": overrides.preset, "settings": overrides.layers}
+            {
+                "vary": [valid_utf8(text) for text in options.vary],
+                "steps": options.steps,
+                "preset": overrides.preset,
+                "settings": overrides.layers,
+            }
         )
     )
     if problem := files.folder_problem(folder):

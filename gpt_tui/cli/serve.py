@@ -9,6 +9,7 @@ from typing import Any
 
 from gpt_core.errors import InputError, MissingPackageError
 from gpt_tui.cli.options import SETTING_OPTIONS, requested_run, requested_settings
+from gpt_tui.shared.interrupts import interrupt_exits
 
 HOST = "127.0.0.1"
 MIN_PORT, MAX_PORT = 1, 65535
@@ -21,7 +22,8 @@ def serve(options: Namespace) -> int:
     # report errors in the options here, not on the page
     models_dir = requested_run(options, requested_settings(options)).settings.models_dir
     try:
-        from gpt_tui.browser.server import PageServer
+        with interrupt_exits():
+            from gpt_tui.browser.server import PageServer
     except ModuleNotFoundError as error:
         raise MissingPackageError(str(error.name), "serve") from None
     app = [sys.executable, "-m", "gpt_tui"]

@@ -14,6 +14,7 @@ from gpt_core.training.request import resolve_request
 from gpt_tui.cli.options import typed_path
 from gpt_tui.cli.train import require_terminal
 from gpt_tui.session.run_finder import folder_of_interest
+from gpt_tui.shared.interrupts import interrupt_exits
 from gpt_tui.shared.sanitize import one_line
 
 
@@ -23,7 +24,8 @@ def watch(options: Namespace) -> int:
     log = folder / METRICS
     require_terminal(f"read {one_line(str(log))} without a terminal" if exists(log) else "run it in one")
     request = resolve_request(read_overrides(options={"models_dir": str(folder)}))
-    from gpt_tui.app.launch import run_app
+    with interrupt_exits():
+        from gpt_tui.app.launch import run_app
 
     return run_app(request, watched=folder)
 

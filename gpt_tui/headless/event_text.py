@@ -22,8 +22,9 @@ from gpt_tui.session.run_state import RunState, latest_value
 from gpt_tui.session.run_text import advice, end_text, gap_at
 from gpt_tui.session.start_text import origin_text, parameters_text, text_sample, threads_text
 from gpt_tui.shared.formatting import (
-    clock,
     counted,
+    duration,
+    estimated_duration,
     fixed,
     integer,
     metric_value,
@@ -181,7 +182,7 @@ def figures(history: RunState) -> str:
     return (
         f"{name} {nats(loss)}  ppl {perplexity(losses.perplexity(loss))}  "
         f"lr {rate(last.lr)}  norm {fixed(last.grad_norm, 2)}  {integer(last.tokens_per_s)} tokens/s  "
-        f"{clock(last.elapsed_s)}{''.join(added)}"
+        f"{duration(last.elapsed_s)}{''.join(added)}"
     )
 
 
@@ -189,7 +190,7 @@ def steps_line(history: RunState) -> str:
     """Return the line for the steps since the last line."""
     epoch = f"  epoch {history.last.epoch + 1}" if history.last is not None and is_training(history) else ""
     of = f"/{integer(history.last_step)}" if history.last_step else ""
-    left = f"  {clock(history.remaining_s)} left" if history.remaining_s else ""
+    left = f"  {estimated_duration(history.remaining_s)} left" if history.remaining_s else ""
     return f"step {integer(history.step)}{of}{epoch}  {figures(history)}{left}"
 
 

@@ -18,7 +18,7 @@ from rich.text import Text
 from gpt_core.training.events import LOGGED, AnyEvent, StepCompleted, to_json
 from gpt_tui.headless.event_text import figures, is_training, news, steps_line
 from gpt_tui.session.run_state import RunState
-from gpt_tui.shared.formatting import clock, integer, percent
+from gpt_tui.shared.formatting import estimated_duration, integer, percent
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.shared.standard_streams import can_redraw
 
@@ -144,7 +144,7 @@ class BarsReporter:
             self._run,
             description=f"step {integer(history.step)}" + (f" of {integer(last)}" if last else ""),
             completed=history.progress or 0.0,
-            left=f"{clock(left)} left" if left is not None else "",
+            left=f"{estimated_duration(left)} left" if left is not None else "",
         )  # fmt: skip
         if history.last is not None and is_training(history):
             epochs = f" of {integer(history.limits.max_epochs)}" if history.limits.max_epochs else ""

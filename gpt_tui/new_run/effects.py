@@ -53,7 +53,7 @@ EFFECTS: dict[str, str] = {
     "debug_every": "Smaller: more lines in the log, and more time.",
     "train_file": "The model writes like this text. A megabyte is a good start; more is better.",
     "synthetic_text": "A text with one rule, on which an induction head forms. A train_file has precedence.",
-    "text_field": "Each line of a .jsonl file and each row of a .parquet file is one document: the text of this field.",
+    "text_field": "Each line of a .jsonl, each row of a .csv or .parquet file is one document: the text of this field.",
     "encoding": "A wrong one turns accented letters into others: check the first words of the text in the estimate.",
     "eval_file": "Scores measure how well the model predicts this text, which it does not train on.",
     "val_frac": "Larger: more reliable scores, less text to train on.",

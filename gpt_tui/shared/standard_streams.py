@@ -55,6 +55,12 @@ def guard_standard_streams() -> None:
         sys.stderr = _wrapped(_Messages, sys.stderr, "backslashreplace")
 
 
+def print_utf8() -> None:
+    """Print in UTF-8 from now on, in every locale, as formats such as JSON and TOML require it."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="replace")
+
+
 def is_terminal(stream: TextIO | None) -> bool:
     """Return True if a standard stream is a terminal; a closed one is None."""
     return stream is not None and stream.isatty()

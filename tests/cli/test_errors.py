@@ -16,7 +16,7 @@ from gpt_tui.app import launch
 from gpt_tui.cli import main as cli
 from gpt_tui.cli import train
 from tests.cli.conftest import Result
-from tests.program import run_program
+from tests.program import run_program, tiny, write_texts
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,8 @@ from tests.program import run_program
         (["--train-only", "--set", "lr=0.01"], "unknown setting 'lr': did you mean learning_rate?"),
         (["--train-only", "--set", "n_layer=2"], "did you mean layers?"),
         (["--train-only", "--seed", "x"], "seed: got 'x', expected a whole number"),
+        (["--train-only", "--seed", "\udcff"], "seed: got '\\udcff', expected a whole number"),
+        (["--train-only", "--set", "precision=\udcff"], "precision: got '\\udcff', expected one of auto, "),
         (["--train-only", "--max-steps", "-1"], "--max-steps: got -1"),
         (["--train-only", "--config", "nowhere.toml"], "nowhere.toml: No such file"),
         (["--train-only", "--train-file", "nowhere.txt"], "nowhere.txt"),
@@ -54,7 +56,10 @@ from tests.program import run_program
         (["generate", "x", "--model", "nowhere"], "nowhere"),
         (["chat", "--models-dir", "other"], "no checkpoint in other; train a model with `gpt-tui --models-dir other`"),
         (["generate", "--", "x", "--model", "y"], "got the option '--model' after `--`, expected it before"),
+        (["generate", "x", "--model", "y", "--models-dir", "z"], "got --model and --models-dir, expected one of them"),
+        (["tokenize", "x", "--model", "y", "--models-dir", "z"], "got --model and --models-dir, expected one of them"),
         (["evaluate", "--top-k", "3"], "unknown option '--top-k'"),
+        (["race", "--overwrite"], "unknown option '--overwrite'; see"),  # not --overfit-tiny, which it refuses
         (["tokenize", "nowhere.txt"], "nowhere.txt"),
         (["verify"], "the following arguments are required: FILE"),
         (["config", "--preset", "big\x1b[31m\nbig"], "unknown preset"),
@@ -207,6 +212,19 @@ def test_an_option_with_an_empty_path_is_refused_and_not_taken_as_the_default(
     run = program(command, option, "")
     assert (run.returncode, run.stdout) == (2, "")
     assert run.stderr == f"gpt-tui: {option}: got an empty name; name a file, or omit {option}\n"
+
+
+@pytest.mark.parametrize("found", ["raw\udcff/train.en", "raw/eval\udcff.en"])
+def test_a_text_that_is_found_under_a_name_that_is_not_utf8_is_one_line(found: str, tmp_path: Path) -> None:
+    write_texts(tmp_path)
+    (tmp_path / "data/test/eval.en").unlink()
+    path = tmp_path / "data" / found
+    path.parent.mkdir(exist_ok=True)
+    (tmp_path / "data/raw/train.en").rename(path) if "train" in found else path.write_text("The cat.\n" * 99)
+    run = run_program("train", "--max-steps", "1", *tiny(), cwd=tmp_path)
+    assert run.returncode == 2
+    assert run.stderr.startswith("gpt-tui: " + ("train_file" if "train" in found else "eval_file") + ": got 'data/")
+    assert run.stderr.endswith("expected a file name in UTF-8; rename the file\n")
 
 
 def test_an_unexpected_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,42 @@
-"""`gpt-tui gradcheck`."""
+"""`gpt-tui gradcheck`, and Ctrl+C while a command imports what it needs."""
 
 from __future__ import annotations
 
+import builtins
 import json
+import signal
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from gpt_core import gradcheck
 from gpt_tui.cli import main as cli
+from gpt_tui.cli import watch
+from tests.program import environment
+
+
+def test_ctrl_c_ends_the_program_while_what_gradcheck_needs_is_imported() -> None:
+    script = "import sys, gpt_tui.cli.gradcheck; sys.exit('gpt_core.gradcheck' not in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], env=environment(), check=True)
+
+
+def test_ctrl_c_ends_the_program_while_the_app_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers, imported = [], builtins.__import__
+
+    def recorded(name: str, *others: object) -> object:
+        if name != "gpt_tui.app.launch":
+            return imported(name, *others)  # type: ignore[arg-type]
+        handlers.append(signal.getsignal(signal.SIGINT))
+        return SimpleNamespace(run_app=lambda *_, **__: 0)
+
+    monkeypatch.setattr(watch, "require_terminal", lambda _: None)
+    monkeypatch.setattr(builtins, "__import__", recorded)
+    assert watch.watch(Namespace(folder=str(tmp_path))) == 0
+    assert handlers == [signal.SIG_DFL]
 
 
 @pytest.mark.slow

@@ -1,16 +1,18 @@
-"""Standard output that is closed, full or a closed pipe."""
+"""Standard output that is closed, full, a closed pipe, or of a limited encoding."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from gpt_core.training.events import CheckpointSaved, RunFinished
 from gpt_core.training.metrics_log import read_metrics
-from tests.program import PROGRAM, TIMEOUT_S, environment, tiny
+from tests.program import PROGRAM, TIMEOUT_S, environment, run_program, tiny, write_texts
 
 
 @pytest.mark.parametrize("arguments", [["config"], ["--help"]])
@@ -111,3 +113,19 @@ def test_messages_to_a_closed_standard_error_do_not_become_output(tmp_path: Path
         env=environment(), check=False,
     )  # fmt: skip
     assert (run.returncode, run.stdout) == (2, b"")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_json_and_toml_are_utf8_whatever_the_encoding_of_standard_output(encoding: str, tmp_path: Path) -> None:
+    write_texts(tmp_path)
+    path = tmp_path / "größe Ω.txt"
+    (tmp_path / "data/raw/train.en").rename(path)
+    texts = ["--train-file", path.name]
+    run = run_program("train", "--json", "--max-steps", "1", *texts, *tiny(), cwd=tmp_path, PYTHONIOENCODING=encoding)
+    assert json.loads(run.stdout.splitlines()[0])["train_file"] == path.name
+    tokens = run_program("tokenize", "--json", path.name, cwd=tmp_path, PYTHONIOENCODING=encoding)
+    assert json.loads(tokens.stdout)["file"] == path.name
+    config = run_program("config", *texts, cwd=tmp_path, PYTHONIOENCODING=encoding)
+    assert tomllib.loads(config.stdout)["train_file"] == str(path)
+    plain = run_program("tokenize", path.name, cwd=tmp_path, PYTHONIOENCODING=encoding)  # for a reader in this locale
+    assert plain.stdout.encode("utf-8", "surrogateescape").startswith("größe ?.txt".encode(encoding, "replace"))

@@ -284,6 +284,11 @@ def test_a_file_in_the_place_of_the_folder_of_a_race_is_refused(capsys: pytest.C
         (["--vary", "layers=1,2", "--max-steps", "3"], "--max-steps and --overfit-tiny have no effect here"),
         (["--vary", "sample_prompt=a/b,a-b", "--steps", "3"], "--vary: got two cases with the same folder"),
         (["--vary", "layers=1", "--steps", "3"], "expected KEY=A,B with two or more different values"),
+        (["--vary", "layers=1,\udcff", "--steps", "3"], "layers: got '\\udcff', expected a whole number"),
+        (
+            ["--vary", "layers=1,2", "--steps", "3", "--seed", str(2**63 - 1)],
+            f"seed: got {2**63 + 1}, expected a",
+        ),
     ],
 )
 def test_invalid_options_are_one_line_errors(

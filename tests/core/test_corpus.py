@@ -234,7 +234,9 @@ def test_the_shipped_texts_are_not_unused_texts():
     assert unused_texts_note(SHIPPED / "raw" / "train.en", SHIPPED.parent) == ""
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".ndjson", ".parquet", ".md", ".txt.gz", ".en.gz", ".jsonl.zst"])
+@pytest.mark.parametrize(
+    "suffix", [".jsonl", ".ndjson", ".csv", ".tsv.gz", ".parquet", ".md", ".txt.gz", ".en.gz", ".jsonl.zst"]
+)
 def test_texts_of_other_kinds_are_taken_where_there_is_no_plain_one(tmp_path, suffix):
     data = tmp_path / "data"
     other = file(data / "a" / f"train{suffix}")

@@ -323,7 +323,8 @@ def test_items_of_a_list_are_names_as_they_are(tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [([], "got an empty list"), (["a", ""], "got an empty name"), (["a", 1], "got a list"), (5, "got 5"),
+    [([], "got an empty list"), (["a", ""], "got an empty name"), ([""], "got an empty name"),
+     (["a", 1], "got a list"), (5, "got 5"),
      (["a", "b\0"], "got 'b\\x00', expected valid UTF-8 text without NUL characters"),
      (["a", "caf\udce9"], "got 'caf\\udce9', expected a file name in UTF-8; rename the file"),
      (["a", "~no-such-user-here/x"], "unknown home folder")],
@@ -337,7 +338,7 @@ def test_encodings_are_accepted(name):
     assert read_overrides(assignments=[f"encoding={name}"]).apply_to().settings.encoding == name
 
 
-@pytest.mark.parametrize("name", ["latin0", "base64", "rot13", "undefined", "utf-99", "a\0b", "x" * 300])
+@pytest.mark.parametrize("name", ["latin0", "base64", "rot13", "undefined", "idna", "punycode", "a\0b", "x" * 300])
 def test_an_unknown_encoding_is_refused_with_examples(name):
     message = refusal(assignments=[f"encoding={name}"])
     assert message.startswith("encoding: got '")

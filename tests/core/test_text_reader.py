@@ -13,16 +13,26 @@ from pathlib import Path
 
 import pytest
 
+from gpt_core.config.settings import Settings
 from gpt_core.errors import CorpusError
 from gpt_core.text import compression, corpus, records
 from gpt_core.text import documents as documents_module
 from gpt_core.text.compression import decompressed
 from gpt_core.text.preview import read_text_preview
-from gpt_core.text.reader import TextReader, documents, first_lines, require_readable, sample_texts, text_sha256
+from gpt_core.text.reader import (
+    TextReader,
+    documents,
+    first_lines,
+    markup_note,
+    require_readable,
+    sample_texts,
+    text_sha256,
+)
 from gpt_core.text.shuffled_documents import document_starts
 from gpt_core.text.source import TextSource, text_source
 from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
 from gpt_core.text.token_stream import split_held_out
+from gpt_core.training.setup import text_note
 from tests.core.text_samples import PIECES
 
 GERMAN = "Über die Brücke.\n\nZwei."
@@ -146,9 +156,17 @@ def test_a_compressed_file_may_hold_several_streams(tmp_path: Path, suffix: str)
     assert list(documents(file(tmp_path / f"t.txt{suffix}", data), "line")) == [b"One."] + [b"Two."] * 9
 
 
+def test_zstd_data_may_begin_with_a_frame_to_skip(tmp_path: Path) -> None:
+    def skipped(code: int) -> bytes:  # as pzstd writes before each frame
+        return bytes([code]) + b"\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"size"
+
+    data = b"".join(skipped(0x50 + n) + zstd(text) for n, text in enumerate((b"a\n\n", b"b\n")))
+    assert list(documents(file(tmp_path / "t.zst", data), "line")) == [b"a", b"b"]
+
+
 def test_zstd_data_may_have_a_window_of_2_gib(tmp_path: Path) -> None:
     pytest.importorskip("zstandard")
-    header = compression.MAGIC[".zst"] + bytes([0, (31 - 10) << 3])  # as `zstd --long=31` writes for a pipe
+    header = compression.MAGIC[".zst"][0] + bytes([0, (31 - 10) << 3])  # as `zstd --long=31` writes for a pipe
     last_block = (len(b"One.\n") << 3 | 1).to_bytes(3, "little") + b"One.\n"
     assert list(documents(file(tmp_path / "t.txt.zst", header + last_block), "line")) == [b"One."]
 
@@ -201,6 +219,65 @@ def test_each_line_of_json_is_a_document_in_the_named_field(tmp_path: Path) -> N
         assert list(documents(source, kind)) == [b"a\nb", "ä😀".encode()]
 
 
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("t.csv", 'n,body\r\n1,"Über ""a"", b\nand on"\r\n2,\r\n3,c\r\n'),
+        ("t.csv", 'n;body;x\n1;"Über ""a"", b\nand on"\n\n3;c'),
+        ("t.tsv", '\ufeff\n body \tn\n"Über ""a"", b\nand on"\t1\nc\t3\n'),
+        ("t.csv.gz", 'body\n"Über ""a"", b\nand on"\nc\n'),
+    ],
+)
+def test_each_row_of_csv_is_a_document_in_the_named_field(name: str, data: str, tmp_path: Path) -> None:
+    raw = gzip.compress(data.encode()) if name.endswith(".gz") else data.encode()
+    source = text_source(file(tmp_path / name, raw).files, text_field="body")
+    assert list(documents(source, "line")) == ['Über "a", b\nand on'.encode(), b"c"]
+    assert text_sha256(source) != text_sha256(text_source(source.files, allow_binary=True))
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (
+            "id,body\n1,a",
+            "t.csv has no field 'text': got id, body; set text_field to the one with the text, or read the",
+        ),
+        (
+            "It was a dark and stormy night, " * 9,
+            "t.csv has no field 'text': got It was a dark and stormy night, It was",
+        ),
+        ("Itwasadarkandstormynight" * 9, f"got {('Itwasadarkandstormynight' * 9)[:40]}…; set"),
+        ('\nid,text\n1,"a\nb"\n2\n', "t.csv: line 5: got 1 of 2 fields; correct the row, or read the file as plain"),
+        ('id,text\n1,"a" b\n', "t.csv: line 2 is not CSV: ',' expected after '\"'; correct it"),
+        ('id,text\n1,"a\n2,b\n', "is not CSV: unexpected end of data; correct it"),
+        ("id,text\r1,a\r2,b\r", "t.csv: line 1 is not CSV: new-line character seen in unquoted field; correct it"),
+    ],
+)
+def test_what_is_no_csv_with_the_field_is_named_with_what_is_wrong(data: str, expected: str, tmp_path: Path) -> None:
+    assert expected in refusal(file(tmp_path / "t.csv", data.encode()))
+
+
+def test_a_field_of_csv_may_be_as_long_as_a_line_of_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = file(tmp_path / "t.csv", b'id,text\n1,"' + b"word\n" * 100_000 + b'"\n')
+    assert b"".join(documents(source, "line")) == b"word\n" * 100_000
+    monkeypatch.setattr(records, "MAX_LINE_BYTES", 1 << 20)
+    message = refusal(file(tmp_path / "t.csv", b"id,text\n1," + b"x" * (3 << 20)))
+    assert "t.csv: line 2 is longer than 1 MiB; read the file as plain text under a name that ends in .txt" in message
+
+
+def test_markup_that_is_read_as_text_is_named(tmp_path: Path) -> None:
+    page = file(tmp_path / "a.html", b"<p>A text.</p>")
+    assert markup_note(page).startswith(f"{page.name} is read as plain text, with all HTML marks; extract the text")
+    file(tmp_path / "b.JSON.gz", gzip.compress(b'["A text."]'))
+    file(tmp_path / "c.txt", b"A text.")
+    folder = text_source(tmp_path)
+    assert f"{page.name} (and 1 more) is read as plain text" in markup_note(folder)
+    assert ".jsonl" in markup_note(text_source(tmp_path / "b.JSON.gz"))
+    assert markup_note(text_source(tmp_path / "c.txt")) == ""
+    assert markup_note(text_source(tmp_path, allow_binary=True)) == ""
+    assert markup_note(folder) == text_note(Settings(train_file=str(tmp_path)), folder)
+
+
 def test_half_a_surrogate_pair_in_json_does_not_end_the_reading(tmp_path: Path) -> None:
     source = file(tmp_path / "t.jsonl", b'{"text": "a\\ud800b"}\n{"x": "\\udfff", "text": "c"}\n')
     assert list(documents(source, "line")) == [b"a?b", b"c"]
@@ -250,6 +327,10 @@ def test_each_row_of_a_parquet_file_is_a_document(tmp_path: Path) -> None:
     assert load_tokens(source, PIECES, "line").sha256 == before
     assert "t.parquet has no field 'text': got n, story; set text_field" in refusal(text_source(path))
     assert "the field 'n' is of type int64, expected string" in refusal(text_source(path, text_field="n"))
+    arrow = pytest.importorskip("pyarrow")
+    twice = arrow.Table.from_arrays([arrow.array([text]) for text in "ab"], names=["text", "text"])
+    pytest.importorskip("pyarrow.parquet").write_table(twice, tmp_path / "twice.parquet")
+    assert list(documents(text_source(tmp_path / "twice.parquet"), "line")) == [b"a"]
     path.write_bytes(path.read_bytes()[:-200])
     assert "t.parquet cannot be read as Parquet: " in refusal(source)
 

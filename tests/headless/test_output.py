@@ -127,6 +127,17 @@ def test_a_step_is_printed_before_the_events_that_follow_it(capsys: pytest.Captu
     assert "\x1b" not in printed
 
 
+def test_times_have_units_as_in_the_last_line(capsys: pytest.CaptureFixture[str]) -> None:
+    steps = [structs.replace(step(number), elapsed_s=elapsed_s) for number, elapsed_s in ((1, 0.9), (500, 40.9))]
+    show_all(PlainReporter(), [[started(1000)], steps])
+    assert capsys.readouterr().out.splitlines()[-1].endswith(" 640 tokens/s  41 s  40 s left")
+    screen = io.StringIO()
+    reporter = BarsReporter(lambda: False, Console(file=screen, force_terminal=True, width=120, color_system=None))
+    show_all(reporter, [[started(1000)], [*steps, structs.replace(step(600), elapsed_s=140.9)]])
+    assert "1 min 33 s left" in screen.getvalue()
+    assert "tokens/s  2 min 21 s" in screen.getvalue()
+
+
 def test_json_output_has_only_logged_events(capsys: pytest.CaptureFixture[str]) -> None:
     reporter = JsonReporter()
     reporter.preparing("encoding", 0.5)
