@@ -322,7 +322,11 @@ def shown_keys(keymap: dict[str, str]) -> dict[str, str]:
 def with_keys(text: str, keymap: dict[str, str]) -> str:
     """Return a text with the displayed key in place of each id in braces: `press {train.start}` -> `press s`."""
     keys = {key.id: key for key in KEYS}
-    return re.sub(r"\{(\w+\.\w+)\}", lambda id: shown_key(keys[id[1]], keymap) if id[1] in keys else id[0], text)
+    return re.sub(
+        r"\{(\w+\.\w+)\}",
+        lambda found: shown_key(keys[found[1]], keymap) if found[1] in keys else found[0],
+        text,
+    )
 
 
 def readable(name: str) -> str:
