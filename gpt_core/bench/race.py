@@ -252,7 +252,8 @@ def race_cases(
         vary: Texts such as "dropout=0,0.1", or "seq_len+batch_size=64+16,128+8" for settings that change together;
             `preset` may be varied, too.
         steps: Steps of each run; 0 for a time budget.
-        measurements: Measurements of the rule for time budgets, which chooses once for all cases of one preset.
+        measurements: Measurements of the rule for time budgets, which chooses once for all cases of one preset
+            that start from one checkpoint.
         progress: Receives the progress of the measurements.
 
     Raises:
@@ -268,15 +269,16 @@ def race_cases(
         rest["eval_every_steps"] = _evaluation_interval(steps)
     length: dict[str, object] = {"max_steps": steps}  # above all: a configuration file may have a limit of its own
     base = overrides._replace(layers=(("race", rest), *overrides.layers, ("--steps", length)))
-    chosen: dict[str | None, Overrides] = {}
+    chosen: dict[tuple[str | None, str | None], Overrides] = {}
     cases: list[Case] = []
     for combination in itertools.product(*varied):
         changes = {name: value for choice in combination for name, value in choice.items()}
         title = " ".join(f"{name}={value}" for name, value in changes.items())
-        preset = changes.pop("preset", base.preset)
-        if preset not in chosen:
-            chosen[preset] = with_choice(base._replace(preset=preset), measurements, progress)[0]
-        settings = resolve_new(chosen[preset].override("--vary", changes)).settings
+        preset, start = changes.pop("preset", base.preset), changes.pop("init_from", None)
+        if (preset, start) not in chosen:
+            own = base._replace(preset=preset).override("--vary", {} if start is None else {"init_from": start})
+            chosen[preset, start] = with_choice(own, measurements, progress)[0]
+        settings = resolve_new(chosen[preset, start].override("--vary", changes)).settings
         case = Case(title, with_precision(settings)[0])
         if same := next((other.name for other in cases if other.settings == case.settings), ""):
             raise ConfigError(f"--vary: got {same} and {title}, expected different settings")
