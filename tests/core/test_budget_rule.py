@@ -209,6 +209,18 @@ def test_the_schedule_follows_the_budget_and_nothing_else_ends_the_run() -> None
     assert steps / settings.eval_every_steps <= 21
 
 
+@pytest.mark.parametrize(
+    ("limit", "text_tokens", "steps"), [("max_steps=80", 1_200_000, 80), ("max_epochs=2", 10_000, 20)]
+)
+def test_a_requested_limit_below_the_budget_gives_the_run_its_length(limit: str, text_tokens: int, steps: int) -> None:
+    settings, reason = chosen(requested(60, limit), measurements(text_tokens=text_tokens))
+    assert settings.warmup_steps == steps // 4
+    assert settings.shape == SMALLEST.shape or text_tokens < 100_000
+    tokens = steps * step_tokens(settings, text_tokens)
+    assert f" because {steps} steps are {tokens / 1000:.3g}k tokens, " in reason
+    assert chosen(requested(60, "max_steps=100000000"))[1] == chosen(requested(60))[1]
+
+
 @pytest.mark.parametrize(("minutes", "warmup"), [(0.001, 0.25), (0.1, 0.25), (1, 100), (10, 200)])
 def test_the_warm_up_is_at_least_100_steps_and_at_most_a_quarter_of_the_run(minutes: float, warmup: float) -> None:
     settings, _ = chosen(requested(minutes, preset="nano"))
