@@ -28,6 +28,7 @@ from gpt_core.config.settings import NO_EPOCH_LIMIT, Settings
 from gpt_core.config.validation import unknown_name
 from gpt_core.errors import ConfigError, shown
 from gpt_core.progress import Progress, ignore_progress
+from gpt_core.text.synthetic import is_synthetic
 from gpt_core.training.events import (
     AnyEvent,
     CheckpointSaved,
@@ -279,6 +280,11 @@ def race_cases(
             own = base._replace(preset=preset).override("--vary", {} if start is None else {"init_from": start})
             chosen[preset, start] = with_choice(own, measurements, progress)[0]
         settings = resolve_new(chosen[preset, start].override("--vary", changes)).settings
+        if cases and is_synthetic(settings) != is_synthetic(cases[0].settings):
+            raise ConfigError(
+                f"--vary: got {cases[0].name} and {title}, one of which is trained on a generated text; expected one "
+                "text for all runs: name it with --train-file"
+            )
         case = Case(title, with_precision(settings)[0])
         if same := next((other.name for other in cases if other.settings == case.settings), ""):
             raise ConfigError(f"--vary: got {same} and {title}, expected different settings")

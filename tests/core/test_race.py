@@ -250,6 +250,10 @@ def test_a_time_budget_keeps_the_models_of_checkpoints_that_are_varied(tmp_path:
         (["layer=2,3"], "unknown setting"),
         (["layers=2,x"], "layers: got"),
         (["preset=nano,huge"], "unknown preset"),
+        (
+            ["preset=nano,induction"],
+            "got preset=nano and preset=induction, one of which is trained on a generated text",
+        ),
         (["dropout=0.1,1e-1"], "got dropout=0.1 and dropout=1e-1, expected different settings"),
     ],
 )
