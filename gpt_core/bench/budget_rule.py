@@ -264,7 +264,7 @@ def choose(overrides: Overrides, measurements: Measurements, progress: Progress 
             progress("measuring this machine", number / len(options))
             found = Candidate(settings, texts.train_tokens, measurements.time(settings).step_s)
             if number == 0 or found.per_parameter(model.max_passes) >= model.tokens_per_parameter:
-                chosen, values, is_smallest = found, model.values, number == 0 and not is_fixed
+                chosen, values, is_smallest = found, model.values, number == 0 and len(options) > 1
             else:
                 limit = _too_large(found, model)
         number += -1 if chosen is None else 1
@@ -287,8 +287,9 @@ def choose(overrides: Overrides, measurements: Measurements, progress: Progress 
 def _options(overrides: Overrides, models: Sequence[Model]) -> list[tuple[Model, Settings]]:
     """Return the models to choose from, each with all settings of the run.
 
-    A requested shape leaves one of several models: the one that was made for the nearest number of parameters. Models
-    that requested settings do not fit are left out.
+    A requested shape leaves one of several models: the one that was made for the nearest number of parameters. So do
+    requested sizes with which a model is not larger than the one before it. Models that requested settings do not fit
+    are left out.
 
     Raises:
         GptError: The requested settings fit no model.
@@ -302,7 +303,7 @@ def _options(overrides: Overrides, models: Sequence[Model]) -> list[tuple[Model,
         except ConfigError as error:
             problem = problem or error
             continue
-        if not found or settings.shape != found[-1][1].shape:
+        if not found or parameter_count(settings.shape) > parameter_count(found[-1][1].shape):
             found.append((model, settings))
         elif _distance(model, settings) < _distance(*found[-1]):
             found[-1] = (model, settings)
@@ -369,8 +370,8 @@ def _too_large(found: Candidate, model: Model) -> str:
     """Return why a model, with its speed, is too large for the budget or the text."""
     what, needed, per_parameter = _model(found.settings), model.tokens_per_parameter, found.tokens / found.parameters
     if per_parameter < needed:
-        rounded = floor(100 * per_parameter) / 100  # 0.999 is not 1
-        return f"{what} would have {rounded:g} per parameter, fewer than {needed:g}"
+        rounded = floor(100 * per_parameter) / 100 or per_parameter  # 0.999 is not 1
+        return f"{what} would have {_short(rounded)} per parameter, fewer than {needed:g}"
     return f"{what} would need more text: {model.max_passes:g} passes have fewer than {needed:g} per parameter"
 
 

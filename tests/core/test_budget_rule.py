@@ -92,11 +92,14 @@ def test_models_that_requested_settings_do_not_fit_are_left_out() -> None:
         chosen(requested(1, "num_heads=7"))
 
 
+@pytest.mark.parametrize("minutes", [0.01, 1000])
 @pytest.mark.parametrize("number", range(6))  # with the layers of Qwen3
-def test_a_requested_shape_has_the_rates_of_the_model_of_that_size(number: int) -> None:
+def test_a_requested_shape_has_the_rates_of_the_model_of_that_size(number: int, minutes: float) -> None:
     shape = shape_of(MODELS[number])
     sizes = [f"{name}={getattr(shape, name)}" for name in SIZES]
-    settings, _ = chosen(requested(0.01, *sizes))  # with all time, the largest model that fits would be taken
+    settings, reason = chosen(requested(minutes, *sizes))
+    assert settings.shape == shape
+    assert not re.search("smallest|next larger", reason)  # nothing else was possible
     assert {name: getattr(settings, name) for name in GROUP_RATES} == {
         name: MODELS[number].settings[name] for name in GROUP_RATES
     }
@@ -188,6 +191,11 @@ def test_the_reason_says_that_the_smallest_model_is_the_smallest() -> None:
     assert not re.search(r"\b0\.0 ", reason)  # small ratios have two significant digits
     assert "smallest" not in chosen(requested(2000))[1]
     assert "smallest" not in chosen(requested(0.001, preset="nano"))[1]
+
+
+def test_tokens_per_parameter_of_the_next_model_are_never_named_0() -> None:
+    reason = chosen(requested(0.001))[1]
+    assert re.search(r"would have 0\.00\d+ per parameter, fewer than 2$", reason)
 
 
 @pytest.mark.parametrize("text_tokens", [3, 70, 9_000, 2_000_000_000])
