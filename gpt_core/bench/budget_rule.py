@@ -13,7 +13,7 @@ that is read several times by a model that is large for it is memorized without 
 both follow from passes and sizes (`DROPOUTS`, `DECAY_DIVISOR`), so that the model also learns from the hundredth pass.
 They do not if the run starts from a file, or if the text is so small that it can only be memorized (`MEMORIZING`).
 The rate is constant after a short warm-up, and falls to 0 over the last half of the budget. Nothing but the deadline
-ends the run.
+ends the run, unless a limit on steps or epochs was requested: model and schedule then follow from the steps up to it.
 Settings that were requested replace what the rule chooses, one by one: a requested preset fixes the model, and a file
 to start from does. No `epoch_NNN` is saved: a short text has an epoch per second.
 
@@ -30,7 +30,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from gpt_core.bench.estimate import CorpusStats, StepTime, estimate_memory, read_corpus_stats, step_tokens
+from gpt_core.bench.estimate import (
+    CorpusStats,
+    StepTime,
+    estimate_memory,
+    max_run_steps,
+    read_corpus_stats,
+    step_tokens,
+)
 from gpt_core.bench.hardware import free_memory
 from gpt_core.bench.step_timing import STEP_TIMES
 from gpt_core.config.presets import EVAL_TOKENS, PRESETS
@@ -172,18 +179,23 @@ class Candidate(NamedTuple):
         return self.settings.batch_size * self.settings.seq_len
 
     @property
-    def steps(self) -> float:
-        """Steps within the budget."""
+    def steps_in_time(self) -> float:
+        """Steps within the budget if nothing else ends the run."""
         return 60 * self.settings.minutes / max(self.step_s, 1e-9)
 
     @property
+    def steps(self) -> float:
+        """Steps within the budget, up to the limits on steps and epochs."""
+        return min(self.steps_in_time, max_run_steps(self.settings, self.text_tokens))
+
+    @property
     def tokens(self) -> float:
-        """Tokens trained within the budget."""
+        """Tokens trained within these steps."""
         return self.steps * step_tokens(self.settings, self.text_tokens)
 
     @property
     def passes(self) -> float:
-        """Passes over the text within the budget."""
+        """Passes over the text within these steps."""
         return self.tokens / max(1, self.text_tokens)
 
     @property
@@ -252,7 +264,7 @@ def choose(overrides: Overrides, measurements: Measurements, progress: Progress 
             progress("measuring this machine", number / len(options))
             found = Candidate(settings, texts.train_tokens, measurements.time(settings).step_s)
             if number == 0 or found.per_parameter(model.max_passes) >= model.tokens_per_parameter:
-                chosen, values, is_smallest = found, model.values, number == 0 and not is_fixed
+                chosen, values, is_smallest = found, model.values, number == 0 and len(options) > 1
             else:
                 limit = _too_large(found, model)
         number += -1 if chosen is None else 1
@@ -275,8 +287,9 @@ def choose(overrides: Overrides, measurements: Measurements, progress: Progress 
 def _options(overrides: Overrides, models: Sequence[Model]) -> list[tuple[Model, Settings]]:
     """Return the models to choose from, each with all settings of the run.
 
-    A requested shape leaves one of several models: the one that was made for the nearest number of parameters. Models
-    that requested settings do not fit are left out.
+    A requested shape leaves one of several models: the one that was made for the nearest number of parameters. So do
+    requested sizes with which a model is not larger than the one before it. Models that requested settings do not fit
+    are left out.
 
     Raises:
         GptError: The requested settings fit no model.
@@ -285,11 +298,12 @@ def _options(overrides: Overrides, models: Sequence[Model]) -> list[tuple[Model,
     problem: ConfigError | None = None
     for model in models:
         try:
-            settings = resolve_new(overrides._replace(layers=((SOURCE, model.values), *overrides.layers))).settings
+            values = model.values | {"max_epochs": NO_EPOCH_LIMIT}
+            settings = resolve_new(overrides._replace(layers=((SOURCE, values), *overrides.layers))).settings
         except ConfigError as error:
             problem = problem or error
             continue
-        if not found or settings.shape != found[-1][1].shape:
+        if not found or parameter_count(settings.shape) > parameter_count(found[-1][1].shape):
             found.append((model, settings))
         elif _distance(model, settings) < _distance(*found[-1]):
             found[-1] = (model, settings)
@@ -325,7 +339,7 @@ def _regularization(model: Candidate) -> dict[str, float]:
 
 
 def _schedule(model: Candidate) -> dict[str, object]:
-    """Return the settings that follow from the number of steps within the budget."""
+    """Return the settings that follow from the number of steps of the run."""
     steps = model.steps
     warmup = min(max(MIN_WARMUP, WARMUP_SHARE * steps), MAX_WARMUP, MAX_WARMUP_SHARE * steps)
     every = max(steps / MIN_EVALUATIONS, TOKENS_BETWEEN_EVALUATIONS / model.batch_tokens)
@@ -340,10 +354,12 @@ def _schedule(model: Candidate) -> dict[str, object]:
 def _reason(model: Candidate, limit: str, *, is_smallest: bool) -> str:
     """Return why a model was chosen; `limit` says why no larger one was, "" if the model was requested."""
     minutes = model.settings.minutes
-    rate = model.tokens / (60 * minutes)
+    length = f"{_short(model.steps)} step{'s' * (model.steps != 1)}"
+    if model.steps == model.steps_in_time:
+        rate = _short(model.tokens / (60 * minutes))
+        length = f"{minutes:g} minute{'s' * (minutes != 1)} at {rate} tokens per second, without evaluations,"
     why = (
-        f"{minutes:g} minute{'s' * (minutes != 1)} at {_short(rate)} tokens per second, without evaluations, are "
-        f"{_short(model.tokens)} tokens, {_short(model.passes)} passes over the text and "
+        f"{length} are {_short(model.tokens)} tokens, {_short(model.passes)} passes over the text and "
         f"{_short(model.tokens / model.parameters)} tokens per parameter"
     )
     smallest = "; this is the smallest model" if is_smallest else ""
@@ -354,8 +370,8 @@ def _too_large(found: Candidate, model: Model) -> str:
     """Return why a model, with its speed, is too large for the budget or the text."""
     what, needed, per_parameter = _model(found.settings), model.tokens_per_parameter, found.tokens / found.parameters
     if per_parameter < needed:
-        rounded = floor(100 * per_parameter) / 100  # 0.999 is not 1
-        return f"{what} would have {rounded:g} per parameter, fewer than {needed:g}"
+        rounded = floor(100 * per_parameter) / 100 or per_parameter  # 0.999 is not 1
+        return f"{what} would have {_short(rounded)} per parameter, fewer than {needed:g}"
     return f"{what} would need more text: {model.max_passes:g} passes have fewer than {needed:g} per parameter"
 
 

@@ -195,6 +195,11 @@ def count_epoch_steps(settings: Settings, train_tokens: int) -> int:
     return math.ceil(windows / settings.batch_size)
 
 
+def max_run_steps(settings: Settings, train_tokens: int) -> float:
+    """Return the number of steps after which `max_steps` or `max_epochs` ends a run on `train_tokens` tokens."""
+    return min(settings.max_steps or math.inf, settings.max_epochs * count_epoch_steps(settings, train_tokens))
+
+
 def step_tokens(settings: Settings, train_tokens: int) -> float:
     """Return the mean number of tokens of a step: the last step of a pass has what is left of the text."""
     return train_tokens / count_epoch_steps(settings, train_tokens)
@@ -208,7 +213,7 @@ def estimate_run_length(settings: Settings, corpus: CorpusStats, time: StepTime)
             steps = max(1, min(steps, int(60 * settings.minutes / time.step_s)))
         return RunLength(0, steps, 0.0, steps * time.step_s)
     steps = count_epoch_steps(settings, corpus.train_tokens)
-    max_steps = min(settings.max_steps or math.inf, settings.max_epochs * steps)
+    max_steps = max_run_steps(settings, corpus.train_tokens)
     every = settings.eval_every_steps or math.inf
     part_tokens = min(max_part_tokens(settings) or corpus.eval_tokens, corpus.eval_tokens)
     evaluations = (steps - 1) // every if every < steps else steps / every

@@ -28,6 +28,7 @@ from gpt_core.config.settings import NO_EPOCH_LIMIT, Settings
 from gpt_core.config.validation import unknown_name
 from gpt_core.errors import ConfigError, shown
 from gpt_core.progress import Progress, ignore_progress
+from gpt_core.text.synthetic import is_synthetic
 from gpt_core.training.events import (
     AnyEvent,
     CheckpointSaved,
@@ -252,7 +253,8 @@ def race_cases(
         vary: Texts such as "dropout=0,0.1", or "seq_len+batch_size=64+16,128+8" for settings that change together;
             `preset` may be varied, too.
         steps: Steps of each run; 0 for a time budget.
-        measurements: Measurements of the rule for time budgets, which chooses once for all cases of one preset.
+        measurements: Measurements of the rule for time budgets, which chooses once for all cases of one preset
+            that start from one checkpoint.
         progress: Receives the progress of the measurements.
 
     Raises:
@@ -268,15 +270,21 @@ def race_cases(
         rest["eval_every_steps"] = _evaluation_interval(steps)
     length: dict[str, object] = {"max_steps": steps}  # above all: a configuration file may have a limit of its own
     base = overrides._replace(layers=(("race", rest), *overrides.layers, ("--steps", length)))
-    chosen: dict[str | None, Overrides] = {}
+    chosen: dict[tuple[str | None, str | None], Overrides] = {}
     cases: list[Case] = []
     for combination in itertools.product(*varied):
         changes = {name: value for choice in combination for name, value in choice.items()}
         title = " ".join(f"{name}={value}" for name, value in changes.items())
-        preset = changes.pop("preset", base.preset)
-        if preset not in chosen:
-            chosen[preset] = with_choice(base._replace(preset=preset), measurements, progress)[0]
-        settings = resolve_new(chosen[preset].override("--vary", changes)).settings
+        preset, start = changes.pop("preset", base.preset), changes.pop("init_from", None)
+        if (preset, start) not in chosen:
+            own = base._replace(preset=preset).override("--vary", {} if start is None else {"init_from": start})
+            chosen[preset, start] = with_choice(own, measurements, progress)[0]
+        settings = resolve_new(chosen[preset, start].override("--vary", changes)).settings
+        if cases and is_synthetic(settings) != is_synthetic(cases[0].settings):
+            raise ConfigError(
+                f"--vary: got {cases[0].name} and {title}, one of which is trained on a generated text; expected one "
+                "text for all runs: name it with --train-file"
+            )
         case = Case(title, with_precision(settings)[0])
         if same := next((other.name for other in cases if other.settings == case.settings), ""):
             raise ConfigError(f"--vary: got {same} and {title}, expected different settings")

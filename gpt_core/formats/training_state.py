@@ -54,6 +54,12 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.elapsed_s >= self.budget_s
 
     @property
+    def is_ended_by_time(self) -> bool:
+        """True if the run is expected to use its budget before a limit on its steps ends it."""
+        # within a step: a plan ends the run at a whole step
+        return self.elapsed_s + (self.last_step - self.step + 1) * self.step_s >= self.budget_s
+
+    @property
     def next_step(self) -> int:
         """Step at which the next plan is made: after a doubling of the steps, or an eighth of the rest if less."""
         return self.step + max(1, min(self.step, (self.last_step - self.step) // 8))

@@ -57,6 +57,6 @@ def schedule_of(settings: Settings) -> Schedule:
 def ends_within_warmup(settings: Settings, steps: int) -> bool:
     """Return True if a run of `steps` steps ends before its learning rate has its full value.
 
-    False for a self-test and for a time budget, whose warm-up follows from their length.
+    False for a self-test, whose warm-up follows from its length.
     """
-    return not (settings.overfit_tiny or settings.minutes) and steps < settings.warmup_steps
+    return not settings.overfit_tiny and steps < settings.warmup_steps

@@ -6,8 +6,8 @@ do. The evaluation at the end and the last saves, which follow when the budget i
 A schedule that follows the clock would make every run unique. Instead a plan says at which step the run will end, and
 the schedule is a function of the step alone until the next plan is made: after steps 1, 2, 4, 8 and so on, and later
 whenever an eighth of the rest is over, in steps or in time, so that the end is met within a step. A plan is part of the
-training state, with which a resume continues, and is logged (`PlanMade`). The plans of two runs differ, as their times
-do: only the steps between two plans are repeatable.
+training state, with which a resume continues unless it has other limits, and is logged (`PlanMade`). The plans of two
+runs differ, as their times do: only the steps between two plans are repeatable.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class TimeBudget:
         self._budget_s = 60 * run.settings.minutes
         if not self._budget_s:
             run.state.plan = None
-        elif run.state.plan is None or run.state.plan.budget_s != self._budget_s:
+        elif run.state.plan is None or self._has_other_limits(run.state.plan):
             run.state.plan = self._first_plan()
         self._unreported = run.state.plan is not None
 
@@ -81,10 +81,16 @@ class TimeBudget:
         is_late = state.step > plan.step and 8 * passed_s >= plan.budget_s - plan.elapsed_s
         return not plan.is_over and (state.step >= plan.next_step or is_late or state.elapsed_s >= self._budget_s)
 
+    def _has_other_limits(self, plan: Plan) -> bool:
+        """Return True if the run has another budget than when the plan was made, or another limit on its steps."""
+        limit = self._run.step_limit
+        is_limit_raised = limit > plan.last_step and not plan.is_ended_by_time
+        return plan.budget_s != self._budget_s or limit < plan.last_step or is_limit_raised
+
     def _first_plan(self) -> Plan:
-        """Return the first plan of a run, or of one that is resumed with another budget."""
+        """Return the first plan of a run, or of one that is resumed with other limits."""
         state = self._state
-        used = min(1.0, state.elapsed_s / self._budget_s)
+        used = min(1.0, max(state.elapsed_s / self._budget_s, state.step / max(1, self._run.step_limit)))
         return self._plan(used, state.elapsed_s / state.step if state.step else 0.0)
 
     def _next_plan(self, plan: Plan) -> Plan:

@@ -11,7 +11,10 @@ from math import nan
 from pathlib import PurePath
 from typing import NamedTuple
 
+import msgspec
+
 from gpt_core.config.settings import NO_EPOCH_LIMIT, Settings
+from gpt_core.formats.training_state import Plan
 from gpt_core.model.scores import EvalScores
 from gpt_core.training.events import (
     BaselinesMeasured,
@@ -221,9 +224,7 @@ class RunState:
     @property
     def is_ended_by_its_time(self) -> bool:
         """True if the run has a time budget that ends before its last step does."""
-        plan = self.plan
-        # within a step: a plan ends the run at a whole step
-        is_reached = not plan or plan.elapsed_s + (plan.last_step - plan.step + 1) * plan.step_s >= self.budget_s
+        is_reached = self.plan is None or Plan(**msgspec.structs.asdict(self.plan)).is_ended_by_time
         return self.budget_s > 0 and is_reached
 
     @property

@@ -92,11 +92,14 @@ def test_models_that_requested_settings_do_not_fit_are_left_out() -> None:
         chosen(requested(1, "num_heads=7"))
 
 
+@pytest.mark.parametrize("minutes", [0.01, 1000])
 @pytest.mark.parametrize("number", range(6))  # with the layers of Qwen3
-def test_a_requested_shape_has_the_rates_of_the_model_of_that_size(number: int) -> None:
+def test_a_requested_shape_has_the_rates_of_the_model_of_that_size(number: int, minutes: float) -> None:
     shape = shape_of(MODELS[number])
     sizes = [f"{name}={getattr(shape, name)}" for name in SIZES]
-    settings, _ = chosen(requested(0.01, *sizes))  # with all time, the largest model that fits would be taken
+    settings, reason = chosen(requested(minutes, *sizes))
+    assert settings.shape == shape
+    assert not re.search("smallest|next larger", reason)  # nothing else was possible
     assert {name: getattr(settings, name) for name in GROUP_RATES} == {
         name: MODELS[number].settings[name] for name in GROUP_RATES
     }
@@ -190,6 +193,11 @@ def test_the_reason_says_that_the_smallest_model_is_the_smallest() -> None:
     assert "smallest" not in chosen(requested(0.001, preset="nano"))[1]
 
 
+def test_tokens_per_parameter_of_the_next_model_are_never_named_0() -> None:
+    reason = chosen(requested(0.001))[1]
+    assert re.search(r"would have 0\.00\d+ per parameter, fewer than 2$", reason)
+
+
 @pytest.mark.parametrize("text_tokens", [3, 70, 9_000, 2_000_000_000])
 @pytest.mark.parametrize("minutes", [0.001, 1, 7, 480])
 def test_no_number_of_the_reason_has_more_than_three_significant_digits(minutes: float, text_tokens: int) -> None:
@@ -207,6 +215,18 @@ def test_the_schedule_follows_the_budget_and_nothing_else_ends_the_run() -> None
     assert settings.max_epochs * 1000 > 100 * steps
     assert settings.save_epoch_number == 0
     assert steps / settings.eval_every_steps <= 21
+
+
+@pytest.mark.parametrize(
+    ("limit", "text_tokens", "steps"), [("max_steps=80", 1_200_000, 80), ("max_epochs=2", 10_000, 20)]
+)
+def test_a_requested_limit_below_the_budget_gives_the_run_its_length(limit: str, text_tokens: int, steps: int) -> None:
+    settings, reason = chosen(requested(60, limit), measurements(text_tokens=text_tokens))
+    assert settings.warmup_steps == steps // 4
+    assert settings.shape == SMALLEST.shape or text_tokens < 100_000
+    tokens = steps * step_tokens(settings, text_tokens)
+    assert f" because {steps} steps are {tokens / 1000:.3g}k tokens, " in reason
+    assert chosen(requested(60, "max_steps=100000000"))[1] == chosen(requested(60))[1]
 
 
 @pytest.mark.parametrize(("minutes", "warmup"), [(0.001, 0.25), (0.1, 0.25), (1, 100), (10, 200)])

@@ -15,6 +15,7 @@ from gpt_core.config.presets import preset
 from gpt_core.config.resolve import read_overrides
 from gpt_core.errors import ConfigError
 from gpt_core.training import events as ev
+from tests.core.training_samples import LATEST, tiny_settings, train
 
 
 def curve(*scores: float, every_s: float = 10.0, every_tokens: int = 1000, reason: str = "max_steps") -> Curve:
@@ -223,6 +224,15 @@ def test_a_time_budget_chooses_once_for_all_cases_of_a_preset() -> None:
     assert {case.settings.cooldown for case in by_preset} == {COOLDOWN}
 
 
+def test_a_time_budget_keeps_the_models_of_checkpoints_that_are_varied(tmp_path: Path) -> None:
+    train(tiny_settings(tmp_path, max_steps=2))
+    paths = [str(tmp_path / name) for name in (LATEST, "models/transformer.safetensors")]
+    overrides = read_overrides(options={"minutes": 1})
+    cases = race_cases(overrides, [f"init_from={','.join(paths)}"], measurements=measurements())
+    assert [case.settings.init_from for case in cases] == paths
+    assert {(case.settings.d_model, case.settings.cooldown) for case in cases} == {(16, COOLDOWN)}
+
+
 @pytest.mark.parametrize(
     ("vary", "message"),
     [
@@ -240,6 +250,10 @@ def test_a_time_budget_chooses_once_for_all_cases_of_a_preset() -> None:
         (["layer=2,3"], "unknown setting"),
         (["layers=2,x"], "layers: got"),
         (["preset=nano,huge"], "unknown preset"),
+        (
+            ["preset=nano,induction"],
+            "got preset=nano and preset=induction, one of which is trained on a generated text",
+        ),
         (["dropout=0.1,1e-1"], "got dropout=0.1 and dropout=1e-1, expected different settings"),
     ],
 )

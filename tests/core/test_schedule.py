@@ -30,7 +30,7 @@ def shares(events: list[ev.AnyEvent]) -> list[float]:
 
 def test_a_run_of_fewer_steps_than_its_warmup_ends_within_it_unless_the_warmup_follows_from_its_length() -> None:
     assert [ends_within_warmup(Settings(warmup_steps=100), steps) for steps in (99, 100)] == [True, False]
-    assert not ends_within_warmup(Settings(warmup_steps=100, minutes=1.0), 99)
+    assert ends_within_warmup(Settings(warmup_steps=100, minutes=1.0), 99)  # a warm-up that was requested
     assert not ends_within_warmup(Settings(warmup_steps=100, overfit_tiny=True), 99)
 
 

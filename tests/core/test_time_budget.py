@@ -235,6 +235,27 @@ def test_max_steps_before_the_deadline_is_the_end_of_the_cooldown(tmp_path: Path
     assert shares(events)[-1] < 0.25
 
 
+@pytest.mark.parametrize("stop_at", [0, 8])
+def test_a_resume_without_max_steps_has_the_full_rate_until_the_cooldown_of_its_budget(
+    tmp_path: Path, clock: StepClock, stop_at: int
+) -> None:
+    finished(open_run(tiny_settings(tmp_path, **BUDGET | {"max_steps": 12})), stop_at)
+    resumed = open_run(tiny_settings(tmp_path, **BUDGET), resume=tmp_path / LATEST)
+    first = resumed.step
+    found = shares(finished(resumed))
+    assert resumed.step == 60
+    assert found[: 30 - first] == [1.0] * (30 - first)
+    assert found[-1] < 0.1
+
+
+def test_a_resume_with_fewer_steps_than_planned_cools_down_before_the_last(tmp_path: Path, clock: StepClock) -> None:
+    finished(open_run(tiny_settings(tmp_path, **BUDGET)), 20)
+    resumed = open_run(tiny_settings(tmp_path, **BUDGET | {"max_steps": 25}), resume=tmp_path / LATEST)
+    events = finished(resumed)
+    assert (events[0].max_steps, events[-1].step) == (25, 25)
+    assert shares(events) == pytest.approx([0.4, 0.32, 0.24, 0.16, 0.08], abs=0.02)
+
+
 def test_without_a_budget_a_resumed_run_has_no_plan(tmp_path: Path, clock: StepClock) -> None:
     finished(open_run(tiny_settings(tmp_path, **BUDGET)), 9)
     resumed = open_run(tiny_settings(tmp_path, **BUDGET | {"minutes": 0.0, "max_steps": 20}), resume=tmp_path / LATEST)
