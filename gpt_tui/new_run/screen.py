@@ -355,7 +355,10 @@ class SetupScreen(OpeningScreen[SetupResult | None]):
         settings, preset_name = self._startable, self.form.preset_name
         if settings is None:
             return
-        text = "Saves the preset and the changed settings as TOML. `gpt-tui --config FILE` starts the same run."
+        text = (
+            "Name the file, and press Enter to save (Esc: cancel). It holds the preset and the changed settings as "
+            "TOML; `gpt-tui --config FILE` starts the same run."
+        )
         name = await self.app.push_screen_wait(FileNameScreen("Save as a config file", text, DEFAULT_NAME))
         if not name:
             return

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import string
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
 Place = Literal["train", "charts", "samples", "chat", "checkpoints", "runs", "inside", "setup", "tokens", "everywhere"]
@@ -307,7 +307,7 @@ def other_names(name: str) -> tuple[str, ...]:
     return (latin, latin.swapcase()) if latin else (name.swapcase(),)
 
 
-def shown_key(key: Key, keymap: dict[str, str]) -> str:
+def shown_key(key: Key, keymap: Mapping[str, str]) -> str:
     """Return the displayed name of a key: `s`, `F1`, `^r`."""
     chosen = keymap.get(key.id)
     return readable(key.display if key.display and not chosen else (chosen or key.keys).split(",")[0])
@@ -319,7 +319,7 @@ def shown_keys(keymap: dict[str, str]) -> dict[str, str]:
     return keys | {tab: keys[f"go('{tab}')"] for tab in ("chat", "train")}
 
 
-def with_keys(text: str, keymap: dict[str, str]) -> str:
+def with_keys(text: str, keymap: Mapping[str, str]) -> str:
     """Return a text with the displayed key in place of each id in braces: `press {train.start}` -> `press s`."""
     keys = {key.id: key for key in KEYS}
     return re.sub(

@@ -46,8 +46,8 @@ ABOUT: dict[str, str] = {
     "for a token that the model was certain of, 1 bit for one of probability 1/2, 10 bits for one of about 1/1000. The "
     "cursor shows the 8 most probable tokens in its place; ✓ marks the one in the text. Expect high values where a "
     "word or name begins and low ones inside it. Try: find the first surprising token, choose the most probable one "
-    "in its place, and press Enter to continue from there. The line under the text names the weights that scored it: "
-    "those at the step of a sample or reply are kept only in checkpoints.",
+    "in its place, and press {tokens.continue} to continue from there. The line under the text names the "
+    "weights that scored it: those at the step of a sample or reply are kept only in checkpoints.",
     "setup": "All settings of a run, checked as you type: ✗ marks an invalid field, • one that differs from the "
     "preset. Beside them is an estimate: memory is computed, the time per step is measured here on a few "
     "steps that are discarded. `gpt-tui --config FILE` starts a run with saved settings.",

@@ -337,6 +337,7 @@ async def export_to(bench: AppBench, key: str, name: str = "") -> None:
     await bench.until(lambda: isinstance(bench.app.screen, ChoiceScreen))
     await bench.pilot.press(key)
     await bench.until(lambda: isinstance(bench.app.screen, FileNameScreen))
+    await bench.until_seen("press Enter to export (Esc: cancel)")
     await bench.pilot.press(*name, "enter")
 
 

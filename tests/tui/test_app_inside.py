@@ -30,6 +30,7 @@ from gpt_tui.tabs.inside.presenter import INITIAL
 from gpt_tui.tabs.inside.registry import VIEWS
 from gpt_tui.tabs.inside.subjects import SubjectSource
 from gpt_tui.tabs.inside.views.tokens import TokensView
+from gpt_tui.tabs.inside.views.view import Cursor
 from gpt_tui.tabs.inside.worker import (
     Computed,
     Extent,
@@ -192,6 +193,86 @@ async def test_two_models_are_shown_beside_each_other_or_one_above_the_other(tmp
         for key in "23":
             await bench.pilot.press(key)
             await bench.until(lambda: all(isinstance(found, Outcome) for found in inside(bench)._outcomes))
+
+
+@pytest.mark.slow
+async def test_the_model_before_the_first_step_is_that_of_the_model_that_is_shown(tmp_path: Path):
+    latest = save_model(tmp_path / "a")
+    other = save_model(tmp_path / "b", shape=msgspec.structs.replace(SHAPE, layers=2))
+    async with running_app(tmp_path) as bench:
+        await type_text(bench, TEXT)
+        model_select(bench, "model").select(str(latest))
+        model_select(bench, "compare").select(INITIAL)
+        for path, layers in ((latest, 3), (other, 2)):
+            model_select(bench, "model").select(str(path))
+            await bench.until(
+                lambda layers=layers: [
+                    found.extent.layers for found in inside(bench)._outcomes if isinstance(found, Outcome)
+                ] == [layers] * 2
+            )  # fmt: skip
+
+
+@pytest.mark.slow
+async def test_a_click_on_an_alternative_of_the_second_model_generates_that_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    other = save_model(tmp_path)
+    save_model(tmp_path, "best", seed=4)
+    requested: list[tuple[str, str]] = []
+    async with running_app(tmp_path, size=(200, 60)) as bench:
+        await type_text(bench, TEXT)
+        model_select(bench, "compare").select(str(other))
+        await bench.until(lambda: all(isinstance(found, Outcome) for found in inside(bench)._outcomes))
+        results = [found.result for found in inside(bench)._outcomes if isinstance(found, Outcome)]
+        token, choice = next(
+            (token, choice) for token in range(1, 9) for choice in range(8)
+            if all(result.text_with(token, choice) for result in results)
+            and results[0].text_with(token, choice) != results[1].text_with(token, choice)
+        )  # fmt: skip
+
+        async def generate(prompt: str) -> None:
+            requested.append((bench.app.main.chat.query_one("#model-select", ModelSelect).selected, prompt))
+
+        monkeypatch.setattr(bench.app.main.chat, "generate_from", generate)
+        for _ in range(2):
+            chosen = Cursor(token=token, choice=choice)
+            inside(bench)._chosen(Canvas.Chosen(inside(bench)._canvas(1), chosen))
+        await bench.until(lambda: bool(requested))
+        assert requested == [(str(other), results[1].text_with(token, choice))]
+
+
+@pytest.mark.slow
+async def test_a_typed_text_is_read_once_it_is_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    async with looking(tmp_path) as bench:
+        requests = counted(monkeypatch)
+        await bench.pilot.press("e", "a", "b")
+        inside(bench)._ask()  # as each event of a run does
+        await bench.settled()
+        assert not requests
+        await bench.pilot.press("enter")
+        await bench.until(lambda: [request.text.text for request in requests] == ["ab"])
+
+
+@pytest.mark.slow
+async def test_the_log_of_a_run_is_shown_without_a_text_and_its_title_names_none(tmp_path: Path):
+    saved = CheckpointSaved("latest", str(save_model(tmp_path)), 103)
+    write_log(tmp_path, [*history_events(), saved])
+    async with running_app(tmp_path) as bench:
+        await type_text(bench, TEXT)
+        await bench.until_seen("ckpt_latest, step 103 · typed")
+        for key, kind in (("4", "reply"), ("5", "typed")):
+            bench.app.main.query_one(TextSelect).value = kind
+            await bench.pilot.press("escape", key)
+            await bench.until_seen({"4": "layer 0, head 0:", "5": "wte.weight"}[key])
+            await bench.until_seen("ckpt_latest, step 103 ─")
+
+
+@pytest.mark.slow
+async def test_weights_that_are_measured_without_a_text_name_a_random_one(tmp_path: Path):
+    save_model(tmp_path)
+    async with running_app(tmp_path) as bench:
+        await bench.pilot.press("f6", "5")
+        await bench.until_seen("ckpt_latest, step 103 · random text, 48 tokens")
 
 
 # ---- errors are one line in the tab
@@ -454,7 +535,7 @@ async def test_a_view_looks_as_in_the_snapshot(
     tmp_path: Path, name: str, theme: str, size: tuple[int, int], snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
 ):
     def answer(worker: InsideWorker, request: Request) -> None:
-        outcome = Outcome("in training, step 1,200", Extent(60, 4, 4), 60, FIXED[request.view.name], 0)
+        outcome = Outcome("in training, step 1,200", Extent(60, 4, 4), 60, FIXED[request.view.name], 0, "probe")
         worker._post(Computed(request.number, 0, outcome))
         worker._post(Progressed(request.number, ""))
 

@@ -310,7 +310,7 @@ async def test_a_saved_config_file_starts_the_same_run(tmp_path: Path, monkeypat
     async with set_up(tmp_path) as bench:
         await type_in(bench, "layers", "6")
         await bench.pilot.press("ctrl+s")
-        await bench.until_seen("Save as a config file")
+        await bench.until_seen("press Enter to save (Esc: cancel)")
         await bench.pilot.press("enter")
         await bench.until(Path("gpt-tui.toml").exists)
         await bench.pilot.press("ctrl+t")

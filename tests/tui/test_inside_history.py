@@ -65,6 +65,11 @@ def test_a_strip_changes_its_color_where_the_head_becomes_an_induction_head(size
     assert strip[0].style == "cursor"
 
 
+def test_the_line_of_the_scores_names_the_key_that_chooses_the_next_one():
+    for keymap, key in (({}, "enter"), ({"inside.enter": "j"}, "j")):
+        assert f"  {key}: next  " in texts(HeadsView().lines(RESULT, frame()._replace(keymap=keymap)))[0]
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_the_numbers_of_all_scores_are_shown_at_the_cursor(size: Size):
     shown = "\n".join(texts(HeadsView().lines(RESULT, frame(size, layer=1, head=2, step=300))))

@@ -147,6 +147,13 @@ def test_the_cursor_moves_over_parts_and_layers_and_keeps_the_head_of_the_other_
     assert cursor.head == 0
 
 
+def test_the_header_names_the_key_that_leaves_a_part_out():
+    result, at = fixed_knock_out(), Frame(Cursor(), Size(120, 30), EXTENT, RunState())
+    for keymap, key in (({}, "x"), ({"inside.remove": "ctrl+d,y"}, "^d")):
+        shown = "".join(span.text for span in KNOCK_OUT.lines(result, at._replace(keymap=keymap))[1])
+        assert f"({key}: leave it out in Chat)" in shown
+
+
 def test_x_removes_the_part_at_the_cursor_or_the_head_of_a_view_that_shows_one():
     result = fixed_knock_out()
     at = Frame(cursor_at(result.parts, 4, Cursor()), SIZES[0], EXTENT, RunState())

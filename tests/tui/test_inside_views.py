@@ -20,7 +20,7 @@ from gpt_tui.shared.spans import Span, fitted, joined, width_of
 from gpt_tui.tabs.inside.help_texts import HELP
 from gpt_tui.tabs.inside.presenter import message_lines, title, view_bar
 from gpt_tui.tabs.inside.registry import VIEWS
-from gpt_tui.tabs.inside.views.attention import AttentionView
+from gpt_tui.tabs.inside.views.attention import AttentionView, enlarged, layout_of
 from gpt_tui.tabs.inside.views.knock_out import KnockOutView
 from gpt_tui.tabs.inside.views.lens import LensView, columns_of
 from gpt_tui.tabs.inside.views.pixels import pixel_rows, pooled
@@ -264,6 +264,19 @@ def test_a_click_on_a_thumbnail_selects_its_head_and_keeps_the_token():
     heads = {(at.layer, at.head) for at in targets if at.token == 10}
     assert heads == {(layer, head) for layer in range(4) for head in range(4)}
     assert {at.token for at in targets if (at.layer, at.head) == (0, 0)} > {10}
+
+
+@pytest.mark.parametrize("tokens", [3, 60, 250])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_click_on_a_row_of_the_enlarged_head_marks_this_row(size: Size, tokens: int):
+    result = fixed_attention(tokens)
+    layout = layout_of(size, 4, 4, tokens)
+    rows = enlarged(result, Cursor(), layout, size.width)[1:]
+    for number, row in enumerate(rows):
+        target = row[1].at
+        assert isinstance(target, Cursor)
+        marks = [line[0].text.strip() for line in enlarged(result, target, layout, size.width)[1:]]
+        assert [at for at, mark in enumerate(marks) if mark] == [number]
 
 
 def test_a_pooled_picture_keeps_the_largest_values_and_never_enlarges():

@@ -388,7 +388,10 @@ class CheckpointsTab(Vertical):
 
     def _ask_path(self, info: CheckpointInfo, format_name: str | None) -> None:
         if format_name:
-            text = "A relative path starts at the folder that gpt-tui was started in. An existing file is not replaced."
+            text = (
+                "Name a file or folder, and press Enter to export (Esc: cancel). A relative path starts at the folder "
+                "that gpt-tui was started in. An existing file is not replaced."
+            )
             dialog = FileNameScreen("Export to", text, proposed_path(info, format_name))
             self.app.push_screen(dialog, partial(self._start_export, info.path, format_name))
 

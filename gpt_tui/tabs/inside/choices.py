@@ -30,6 +30,9 @@ class TextSelect(Select[str], inherit_bindings=False):
 class Choices(Vertical):
     """The selectors in a line, and the line for a typed text. Posts `Changed` and `Submitted`."""
 
+    typed = ""
+    """the text that was submitted last"""
+
     class Changed(Message):
         """Another model or text was selected."""
 
@@ -66,11 +69,6 @@ class Choices(Vertical):
     def kind(self) -> TextKind:
         """The selected text."""
         return cast(TextKind, self._text.value)
-
-    @property
-    def typed(self) -> str:
-        """The typed text."""
-        return self._field.value
 
     def show_models(self, available: AvailableModels) -> None:
         """Update the options."""
@@ -123,4 +121,5 @@ class Choices(Vertical):
     @on(Input.Submitted)
     def _submitted(self, message: Input.Submitted) -> None:
         message.stop()
+        self.typed = message.value
         self.post_message(self.Submitted())

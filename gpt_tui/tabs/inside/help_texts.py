@@ -7,8 +7,8 @@ HELP: dict[str, str] = {
     "many bits the model lacked to know it, 0 for a token that it was sure of. The list shows what the model expected "
     "in the place of the token under the cursor. Rank 1 means that the token was the most probable one; entropy is how "
     "undecided the model was, whatever came. Try: find the first letters of words. They are surprising, and the rest "
-    "of the word is not: the model has learned to spell before it has learned what to say. Enter moves to the list; "
-    "Enter on one of its tokens generates from there.",
+    "of the word is not: the model has learned to spell before it has learned what to say. The key {inside.enter} "
+    "moves to the list; on one of its tokens it generates from there.",
     "lens": "Lens: what the model would predict if it ended earlier. Each column is a position, each row a part of the "
     "model: the embedding, then each layer's attention and MLP. A cell is the most probable next token if the final "
     "norm and the head were applied right there, its color the probability; ✓ marks the token that follows. The "
@@ -21,12 +21,12 @@ HELP: dict[str, str] = {
     "a line beside the diagonal (the previous token), a bright first column (the first token), and stripes (a repeated "
     "text). Try: compare with the model before the first step ({inside.compare}): its attention is even, or with "
     "qk_norm without a pattern.",
-    "heads": "Heads: a strip per attention head, a column per evaluation, the color a score: the share of attention "
-    "on the token before, on the first token, or on the token that followed the present one earlier (induction, "
-    "measured on random sequences that repeat), or the entropy of the attention in nats. Enter shows the next score; "
-    "left and right move through the evaluations, up and down through the heads. A cursor on the loss chart of the "
-    "Train or Runs tab chooses the evaluation here, too. A head that attends evenly has an induction score near 2%; "
-    "from 40% on it is called an induction head, and the loss chart marks the step with ┊. Try: train the preset "
+    "heads": "Heads: a strip per attention head, a column per evaluation, the color a score: the share of attention on "
+    "the token before, on the first token, or on the token that followed the present one earlier (induction, measured "
+    "on random sequences that repeat), or the entropy of the attention in nats. The key {inside.enter} shows the next "
+    "score; left and right move through the evaluations, up and down through the heads. A cursor on the loss chart of "
+    "the Train or Runs tab chooses the evaluation here, too. A head that attends evenly has an induction score near "
+    "2%; from 40% on it is called an induction head, and the loss chart marks the step with ┊. Try: train the preset "
     "induction, and look which score rises first, and in which layer. A head of layer 0 must look at the token before, "
     "so that one of layer 1 can find what followed.",
     "health": "Health: a row per tensor. Update is log10 of how much one step changes it: -3, a thousandth, is usual "

@@ -179,7 +179,7 @@ class InsideTab(Vertical):
             self._outcomes = [None if isinstance(outcome, str) else outcome for outcome in self._outcomes]
         self._asked, self._progress = asked, ""
         self._canvas(1).display = len(models) > 1
-        if text.kind in MISSING_TEXTS and not text.text:
+        if self._view.needs_text and text.kind in MISSING_TEXTS and not text.text:
             self._worker.cancel_request()
             self._outcomes = [MISSING_TEXTS[text.kind]] * SIDES
             self._number += 1
@@ -235,7 +235,9 @@ class InsideTab(Vertical):
         if not isinstance(outcome, Outcome):
             return None
         extent = self._view.extent(outcome.result, outcome.extent)
-        return Frame(extent.clamped(self._cursor), Size(*self._canvas(side).size), extent, self._run)
+        return Frame(
+            extent.clamped(self._cursor), Size(*self._canvas(side).size), extent, self._run, keymap_of(self.app)
+        )
 
     def _show(self) -> None:
         keymap = keymap_of(self.app)
@@ -247,9 +249,9 @@ class InsideTab(Vertical):
                 continue  # hidden: the next resize shows it
             note = removed if side == 0 else ""
             if isinstance(outcome, Outcome) and frame is not None:
-                kind = self._choices.kind
+                text = outcome.text if self._view.reads_text(outcome.result) else ""
                 read = outcome.extent._replace(tokens=self._view.read_tokens(outcome.result, outcome.extent))
-                shown = title(outcome.name, kind, read, outcome.total, self._progress)
+                shown = title(outcome.name, text, read, outcome.total, self._progress)
                 canvas.border_title = title_markup(f"{note} · {shown}" if note else shown)
                 canvas.show(self._view.lines(outcome.result, frame))
             else:
@@ -304,7 +306,10 @@ class InsideTab(Vertical):
 
     def action_act(self, action: Action) -> None:
         """Do what a key means in the view."""
-        outcome, frame = self._outcomes[0], self._frame(0)
+        self._act(action, 0)
+
+    def _act(self, action: Action, side: int) -> None:
+        outcome, frame = self._outcomes[side], self._frame(side)
         if not isinstance(outcome, Outcome) or frame is None:
             return
         done = self._view.act(outcome.result, frame, action)
@@ -315,7 +320,7 @@ class InsideTab(Vertical):
             self._measure()
             self._show()
         elif done is not None:
-            self.post_message(self.Requested(done, self._choices.models[0]))
+            self.post_message(self.Requested(done, self._choices.models[side]))
 
     def action_back(self) -> None:
         """Leave a list, or a selector, for the view."""
@@ -348,11 +353,12 @@ class InsideTab(Vertical):
     def _chosen(self, message: Canvas.Chosen) -> None:
         message.stop()
         if isinstance(message.value, Cursor):
+            side = int(message.canvas is self._canvas(1))
             is_again = message.value == self._cursor and message.value.choice is not None
             self._canvas(0).focus()
             self._move_to(message.value)
             if is_again:
-                self.action_act("enter")
+                self._act("enter", side)
         elif isinstance(message.value, str):
             self.action_view(message.value)
 

@@ -49,15 +49,16 @@ def view_bar(views: Sequence[InsideView[Any]], shown: str) -> Line:
     ]
 
 
-def title(model: str, kind: TextKind, extent: Extent, total: int, progress: str) -> str:
+def title(model: str, text: str, extent: Extent, total: int, progress: str) -> str:
     """Return the title of a view: `in training, step 250 · probe, 64 tokens`.
 
-    A view may read more than a short text: `extent` may have more tokens than its `total`.
+    A view may read more than a short text: `extent` may have more tokens than its `total`. `text` is "" for a view of
+    what the log of the run says, which reads no text.
     """
     read = counted(total, "token")
     if total > extent.tokens:
         read = f"first {integer(extent.tokens)} of {integer(total)} tokens"
-    return " · ".join(part for part in (model, f"{TEXT_LABELS[kind]}, {read}", progress) if part)
+    return " · ".join(part for part in (model, text and f"{text}, {read}", progress) if part)
 
 
 def message_lines(problem: str, progress: str, width: int) -> list[Line]:

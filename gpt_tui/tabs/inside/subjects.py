@@ -97,7 +97,7 @@ class SubjectSource:
 
         Args:
             model: Value of the option.
-            version: A model is loaded again if the number has changed.
+            version: A model is loaded again if the number has changed; INITIAL, if it is of another run.
             first: Model that is compared with it, whose initial weights are those of INITIAL.
             progress: Receives the reason for waiting.
 
@@ -105,7 +105,7 @@ class SubjectSource:
             GptError: There is no such model, or its file is damaged.
         """
         held = self._held.get(model)
-        if held is not None and (held.version == version or (model == INITIAL and is_of_run(held, first))):
+        if held is not None and (is_of_run(held, first) if model == INITIAL else held.version == version):
             return held
         self._held.pop(model, None)
         held = None  # memory is released before the model is loaded
@@ -165,8 +165,11 @@ class SubjectSource:
 
 
 def is_of_run(held: Held, other: Held | None) -> bool:
-    """Return True if two models were trained with the same settings, so that they began alike."""
-    return other is not None and held.bundle.settings == other.bundle.settings
+    """Return True if two models were trained with the same settings and tokenizer, so that they began alike."""
+    if other is None:
+        return False
+    own, of_other = held.bundle, other.bundle
+    return own.settings == of_other.settings and own.tokenizer.sha256 == of_other.tokenizer.sha256
 
 
 def random_subject(held: Held, progress: Progress) -> Subject:

@@ -21,7 +21,7 @@ from gpt_tui.session.models import ModelLoader
 from gpt_tui.session.run_state import RunState
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.shared.thread_priority import CHECKING
-from gpt_tui.tabs.inside.presenter import TextChoice
+from gpt_tui.tabs.inside.presenter import TEXT_LABELS, TextChoice
 from gpt_tui.tabs.inside.subjects import Held, SubjectSource, random_subject
 from gpt_tui.tabs.inside.views.view import Cursor, Extent, InsideView, Origin, Size, Task
 
@@ -63,6 +63,7 @@ class Outcome(NamedTuple):
         total: Tokens of the complete text, more than positions if it does not fit.
         result: What the view shows.
         checksum: Checksum of the weights.
+        text: Name of the text that was read.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Outcome(NamedTuple):
     total: int
     result: Any
     checksum: int
+    text: str
 
 
 class Computed(Message, bubble=False):
@@ -257,11 +259,11 @@ class InsideWorker:
         progress = self._progress(lambda: self._check(request), lambda text: Progressed(request.number, text))
         held = self._source.load(model, request.version, first, progress)
         try:
-            subject = self._source.subject(held, request.text, first, progress)
+            subject, text = self._source.subject(held, request.text, first, progress), TEXT_LABELS[request.text.kind]
         except GptError:
             if request.view.needs_text:
                 raise
-            subject = random_subject(held, progress)
+            subject, text = random_subject(held, progress), "random text"
         shape = held.gpt.shape
         extent = Extent(len(subject.ids), shape.layers, shape.num_heads)
         read = (held.checksum, request.text, first.checksum if first is not None and request.text == PROBE else None)
@@ -275,7 +277,8 @@ class InsideWorker:
         )  # fmt: skip
         for result in request.view.compute(task):
             self._check(request)
-            self._send(Computed(request.number, side, Outcome(held.name, extent, subject.total, result, held.checksum)))
+            outcome = Outcome(held.name, extent, subject.total, result, held.checksum, text)
+            self._send(Computed(request.number, side, outcome))
         return held
 
     def _send(self, message: Message) -> None:

@@ -165,7 +165,7 @@ def enlarged(result: AttentionResult, cursor: Cursor, layout: Layout, width: int
     side = max(2, min(2 * (layout.rows - 1), width - layout.width - GAP - 2))
     picture = np.sqrt(pooled(matrix, side))
     count, tokens = len(picture), len(matrix)
-    marked = cursor.token * count // tokens // 2
+    marked = ((cursor.token + 1) * count - 1) // tokens // 2  # `pooled` begins pixels at rounded down tokens
     targets = [cursor._replace(token=min(tokens - 1, 2 * row * tokens // count)) for row in range(count // 2 + 1)]
     title = f"L{cursor.layer} h{cursor.head}, row: from, column: to"
     rows = pixel_rows(picture, targets)

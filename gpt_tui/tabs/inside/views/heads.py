@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from gpt_tui.charts.series import Range
 from gpt_tui.session.stats_history import HEAD_SCORES, HeadsPoint
 from gpt_tui.shared.formatting import fixed, integer, percent
+from gpt_tui.shared.keymap import with_keys
 from gpt_tui.shared.spans import Line, Span, joined, width_of
 from gpt_tui.tabs.inside.views.history import (
     StatsHistory,
@@ -76,7 +77,11 @@ class HeadsView(InsideView[StatsHistory]):
         rows = max(1, room - len(loss))
         strips = strip_lines(result, cursor, x_range, strip_width, rows)
         axis = [Span(" " * LABEL), *axis_row(x_range, strip_width)]
-        return [score_line(points, cursor, width), *loss, *strips, axis, *facts][:height]
+        return [score_line(points, cursor, width, frame.keymap), *loss, *strips, axis, *facts][:height]
+
+    def reads_text(self, result: StatsHistory) -> bool:
+        """Return True if the text was read, because no log has the numbers."""
+        return result.is_measured
 
     def moved(self, result: StatsHistory, frame: Frame, move: Move) -> Cursor:
         """Return the cursor: left and right are evaluations, up and down heads."""
@@ -103,7 +108,7 @@ def selected(result: StatsHistory, cursor: Cursor) -> int:
     return point_at(result.run.heads, result.step if cursor.step is None else cursor.step)
 
 
-def score_line(points: Sequence[HeadsPoint], cursor: Cursor, width: int) -> Line:
+def score_line(points: Sequence[HeadsPoint], cursor: Cursor, width: int, keymap: Mapping[str, str]) -> Line:
     """Return the scores, the shown one marked, and what the colors mean."""
     names: list[Span] = []
     for number, name in enumerate(NAMES):
@@ -111,7 +116,7 @@ def score_line(points: Sequence[HeadsPoint], cursor: Cursor, width: int) -> Line
         names.append(Span(f"{name}  ", style=style, at=cursor._replace(score=number)))  # type: ignore[arg-type]
     top = largest(points, cursor.score)
     legend = [Span(f" {value_text(cursor.score, level * top)} ", level) for level in LEGEND]
-    key = Span("enter: next  ", style="muted")
+    key = Span(with_keys("{inside.enter}: next  ", keymap), style="muted")
     lines = [[*names, key, *legend], [*names, key, legend[0], legend[-1]], [*names, key]]
     return next((line for line in lines if width_of(line) <= width), names)
 

@@ -90,6 +90,10 @@ class HealthView(InsideView[StatsHistory]):
         ]
         return [heading(name_width, strip), *table, *chart, *facts][:height]
 
+    def reads_text(self, result: StatsHistory) -> bool:
+        """Return True if the text was read, because no log has the numbers."""
+        return result.is_measured
+
     def moved(self, result: StatsHistory, frame: Frame, move: Move) -> Cursor:
         """Return the cursor: left and right are evaluations, up and down tensors."""
         cursor, steps = frame.cursor, [point.place.step for point in result.run.health]

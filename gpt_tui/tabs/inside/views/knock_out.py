@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from gpt_core import interpret
 from gpt_core.interpret import Ablation, Part
 from gpt_tui.shared.formatting import integer, nats, part_name
+from gpt_tui.shared.keymap import with_keys
 from gpt_tui.shared.spans import Line, Span, shortened, side_by_side
 from gpt_tui.tabs.inside.views.view import Action, Continuation, Cursor, Extent, Frame, InsideView, Move, Removal, Task
 
@@ -73,7 +74,7 @@ class KnockOutView(InsideView[KnockOut]):
                 for number in range(begin, min(begin + rows, len(result.parts)))
             ]
             page = side_by_side(found, page, column_width) if page else found
-        return [*header(result, width), *page][:height]
+        return [*header(result, width, frame.keymap), *page][:height]
 
     def moved(self, result: KnockOut, frame: Frame, move: Move) -> Cursor:
         """Return the cursor: up and down are parts, left and right layers."""
@@ -107,16 +108,16 @@ def cursor_at(parts: Sequence[Part], number: int, cursor: Cursor) -> Cursor:
     return cursor._replace(choice=number, layer=part.layer, head=head, place=2 * part.layer + 2)
 
 
-def header(result: KnockOut, width: int) -> list[Line]:
+def header(result: KnockOut, width: int, keymap: Mapping[str, str]) -> list[Line]:
     """Return the loss of the intact model and what the numbers are."""
     done, count = len(result.effects), len(result.parts)
     of_what = "eval loss" if result.is_eval_text else "loss of this text"
     loss = f"{of_what} {nats(result.loss)} intact, {integer(result.tokens)} tokens" if done else "measuring"
     progress = f"   {done} of {count} parts" if done < count else ""
-    meaning = "change without each part (x: leave it out in Chat); bars: relative to its kind"
+    meaning = "change without each part ({inside.remove}: leave it out in Chat); bars: relative to its kind"
     return [
         [Span(shortened(loss + progress, width), style="title")],
-        [Span(shortened(meaning, width), style="muted")],
+        [Span(shortened(with_keys(meaning, keymap), width), style="muted")],
         (),
     ]
 

@@ -8,8 +8,9 @@ draws.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Sequence, Set
+from collections.abc import Hashable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 from gpt_core.interpret import Ablation, Part
@@ -111,12 +112,13 @@ class Task(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """Cursor, area and state that a result is drawn for."""
+    """Cursor, area and state that a result is drawn for, and the keys that the preferences choose."""
 
     cursor: Cursor
     size: Size
     extent: Extent
     run: RunState
+    keymap: Mapping[str, str] = MappingProxyType({})
 
 
 class Continuation(NamedTuple):
@@ -178,6 +180,10 @@ class InsideView(ABC, Generic[Result]):
     def read_tokens(self, result: Result, extent: Extent) -> int:
         """Return how many tokens of the text the result is of."""
         return extent.tokens
+
+    def reads_text(self, result: Result) -> bool:
+        """Return True if the result is of the text, False if it is of the log of a run."""
+        return True
 
     def act(self, result: Result, frame: Frame, action: Action) -> Cursor | Continuation | Removal | None:
         """Return what a key for an action does: a cursor, a request to another tab, or None for nothing.
