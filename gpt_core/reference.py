@@ -658,7 +658,8 @@ def rescale_rows(x: Array) -> Array:
     x = S x with S_ii = (sum_j |(x x^T)_ij|)^(-1/2), after x = x / |x|. x (R, S) with R <= S.
     """
     x = x / (np.linalg.norm(x) + 1e-7)
-    return x / np.sqrt(np.abs(x @ x.T).sum(axis=1, keepdims=True) + 1e-7)
+    sums: Array = np.abs(x @ x.T).sum(axis=1, keepdims=True)
+    return x / np.sqrt(sums + 1e-7)
 
 
 def orthogonalize(x: Array) -> Array:

@@ -1,4 +1,4 @@
-"""The number of threads that the kernels use, all in one OpenMP team, and how they treat denormal numbers."""
+"""The number of threads that the kernels use, all in one OpenMP team, their cores, and their denormal numbers."""
 
 from cython.parallel cimport prange
 
@@ -14,19 +14,49 @@ cdef extern from *:
 
     /* What libgomp lacks. It binds a thread to its first core once, when it opens its first parallel region: that region
        is opened here, and the CPUs on which the thread may run are restored, so that neither the caller of a kernel nor
-       the threads and processes that it starts are bound. The threads that libgomp starts for it are.
+       the threads and processes that it starts are bound, except within `Bound`. The threads that libgomp starts for it
+       are.
        And after a fork, the child would wait forever for the threads of the parent: there, the thread that has called
        kernels with several threads computes alone. */
     #if defined(__linux__) && defined(_OPENMP)
+    #include <limits.h>
+    #include <omp.h>
     #include <pthread.h>
     #include <sched.h>
-    static __thread int gpt_has_region, gpt_has_team, gpt_is_forked;
+    enum { GPT_CPU_WORDS = 1024 / sizeof(long) };  /* a bit per CPU; Linux has at most 8,192 */
+    static int gpt_read_cpus(unsigned long *cpus) {
+        for (int i = 0; i < GPT_CPU_WORDS; i++) cpus[i] = 0;
+        return sched_getaffinity(0, GPT_CPU_WORDS * sizeof *cpus, (cpu_set_t *)cpus) == 0;
+    }
+    static void gpt_run_on(const unsigned long *cpus) {
+        sched_setaffinity(0, GPT_CPU_WORDS * sizeof *cpus, (const cpu_set_t *)cpus);
+    }
+    static __thread int gpt_has_region, gpt_has_team, gpt_is_forked, gpt_has_core;
+    static __thread unsigned long gpt_core[GPT_CPU_WORDS];  /* that libgomp binds the thread to */
+    static void gpt_find_core(void) {
+        int ids[CHAR_BIT * sizeof gpt_core];
+        const int place = omp_get_place_num(), count = place < 0 ? 0 : omp_get_place_num_procs(place);
+        if (count < 1 || count > (int)(sizeof ids / sizeof *ids)) return;
+        omp_get_place_proc_ids(place, ids);
+        for (int i = 0; i < count; i++)
+            gpt_core[ids[i] / (CHAR_BIT * sizeof(long))] |= 1ul << ids[i] % (CHAR_BIT * sizeof(long));
+        gpt_has_core = 1;
+    }
     static void gpt_open_first_region(void) {
-        unsigned long own[1024];  /* a bit per CPU, more than any kernel of Linux has */
-        const int is_known = sched_getaffinity(0, sizeof own, (cpu_set_t *)own) == 0;
+        unsigned long own[GPT_CPU_WORDS];
+        const int is_known = gpt_read_cpus(own);
         #pragma omp parallel num_threads(1)
         __asm__ volatile("");
-        if (is_known) sched_setaffinity(0, sizeof own, (cpu_set_t *)own);
+        gpt_find_core();
+        if (is_known) gpt_run_on(own);
+    }
+    /* Bind the calling thread to its core if it may run there, and write the CPUs that it may use. */
+    static int gpt_bind(unsigned long *own) {
+        if (!gpt_has_core || !gpt_read_cpus(own)) return 0;
+        for (int i = 0; i < GPT_CPU_WORDS; i++)
+            if (gpt_core[i] & ~own[i]) return 0;
+        gpt_run_on(gpt_core);
+        return 1;
     }
     static int gpt_usable_threads(int threads) {
         if (gpt_is_forked) return 1;
@@ -40,6 +70,9 @@ cdef extern from *:
     static void gpt_after_fork(void) { gpt_is_forked = gpt_has_team; }
     static void gpt_watch_forks(void) { pthread_atfork(NULL, NULL, gpt_after_fork); }
     #else
+    enum { GPT_CPU_WORDS = 1 };
+    static int gpt_bind(unsigned long *own) { (void)own; return 0; }
+    static void gpt_run_on(const unsigned long *cpus) { (void)cpus; }
     static int gpt_usable_threads(int threads) { return threads; }
     static void gpt_watch_forks(void) {}
     #endif
@@ -61,7 +94,10 @@ cdef extern from *:
     static void gpt_set_float_mode(uint64_t mode) { (void)mode; }
     #endif
     """
+    enum: GPT_CPU_WORDS
     bint gpt_openmp() noexcept nogil
+    int gpt_bind(unsigned long *own) noexcept nogil
+    void gpt_run_on(const unsigned long *cpus) noexcept nogil
     int gpt_usable_threads(int threads) noexcept nogil
     void gpt_watch_forks() noexcept nogil
     const unsigned long long gpt_flush
@@ -105,6 +141,24 @@ def get_threads():
 def has_openmp():
     """Return True if the kernels were compiled with OpenMP; without it they use one thread."""
     return bool(gpt_openmp())
+
+
+cdef class Bound:
+    """Context manager: within it, the calling thread is bound to a core if several threads compute for it.
+
+    So are the threads that OpenMP starts. Otherwise, on a machine that other programs share, the calling thread is often
+    placed on the core of one of them. Start no threads and no processes within it: they would be bound, too.
+    """
+
+    cdef unsigned long[GPT_CPU_WORDS] _own
+    cdef bint _is_bound
+
+    def __enter__(self):
+        self._is_bound = thread_count() > 1 and gpt_bind(self._own)
+
+    def __exit__(self, *_error):
+        if self._is_bound:
+            gpt_run_on(self._own)
 
 
 cdef class DenormalsFlushed:

@@ -103,7 +103,7 @@ class GPT:
         self._allocate(tokens, with_gradients=True)
         self.transformer.drop(dropout)
         try:
-            with threads.DenormalsFlushed():
+            with threads.Bound(), threads.DenormalsFlushed():
                 loss_sum = self.transformer.forward_backward(tokens, targets, gradients.tensors, weight, layer_done)
         finally:
             self.transformer.drop(None)
@@ -119,7 +119,8 @@ class GPT:
         self._check(tokens, targets)
         self._allocate(tokens)
         flat, head = targets.reshape(-1), self.transformer.head
-        loss_sum = head.forward(self.transformer.forward(tokens), flat)
+        with threads.Bound():
+            loss_sum = head.forward(self.transformer.forward(tokens), flat)
         correct = int(np.count_nonzero(head.predictions == flat))
         self._batch = self._size
         return EvalSums(loss_sum, correct, int(np.count_nonzero(flat >= 0)))

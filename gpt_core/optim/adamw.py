@@ -42,7 +42,7 @@ def update_segments(
     Denormal numbers count as 0: the moments of rarely used tokens reach their range.
     """
     settings = optimizer.settings
-    with threads.DenormalsFlushed():
+    with threads.Bound(), threads.DenormalsFlushed():
         for segment in segments:
             adamw.update(
                 optimizer.parameters.values_of(segment), gradients.values_of(segment), m.values_of(segment),

@@ -96,11 +96,12 @@ class Muon(Optimizer):
         if self._workspace.shape[0] < threads.get_threads():
             self._workspace = empty(threads.get_threads(), _workspace_size(self.parameters.shape))
         for group, matrices in self._matrices.items():  # denormal momentum does not slow this: nearly all is products
-            muon.update(
-                self.parameters.flat, gradients.flat, m.flat, matrices, self._workspace,
-                self.learning_rates[group] * lr_share, settings.muon_beta, settings.weight_decay, scale,
-                settings.precision == "bfloat16",
-            )  # fmt: skip
+            with threads.Bound():
+                muon.update(
+                    self.parameters.flat, gradients.flat, m.flat, matrices, self._workspace,
+                    self.learning_rates[group] * lr_share, settings.muon_beta, settings.weight_decay, scale,
+                    settings.precision == "bfloat16",
+                )  # fmt: skip
 
 
 def is_hidden_matrix(spec: ParameterSpec) -> bool:

@@ -403,6 +403,11 @@ def compute(own, before=lambda: None):
     assert printed.strip() == str(sorted(own)), f"a process that it starts may run on {{printed}}"
     affinities = [os.sched_getaffinity(int(task)) for task in os.listdir("/proc/self/task")]
     assert {threads} == 1 or len(every) == 1 or any(cores < every for cores in affinities), "no thread is bound"
+    with threads.Bound():
+        linear.product(np.empty_like(a), a, a)
+        bound = os.sched_getaffinity(0)
+    assert bound <= own and len(bound) == (1 if {threads} > 1 else len(own)), f"bound to {{bound}} within Bound"
+    assert os.sched_getaffinity(0) == own, "the caller stays bound after Bound"
 def flush():
     with threads.DenormalsFlushed():
         pass

@@ -7,10 +7,10 @@
 3. Instruction-set level: puts the folder of the fastest level that this processor supports on the package's path.
 4. Affinity: loads one kernel, and with it libgomp, then lets the calling thread run on any core again.
 
-Thread policy (speed only): each thread that OpenMP starts is bound to one core, the thread that calls a kernel is not
-(`threads.pyx`), and an idle one spins for about 3,000 iterations before it sleeps. A thread that is woken on the core
-of the thread that woke it may stay there for seconds; libgomp's default spin is about one millisecond. Milliseconds per
-step of nanoGPT's shape on two cores, idle machine / machine shared with another busy process:
+Thread policy (speed only): each thread that OpenMP starts is bound to one core, the thread that calls a kernel only
+within `threads.Bound`, and an idle one spins for about 3,000 iterations before it sleeps. A thread that is woken on the
+core of the thread that woke it may stay there for seconds; libgomp's default spin is about one millisecond.
+Milliseconds per step of nanoGPT's shape on two cores, idle machine / machine shared with another busy process:
 
     not bound, spin count  1,000    16 / 28
     not bound, spin count 10,000    11 / 40 to 60
