@@ -12,10 +12,10 @@ cdef extern from *:
     static int gpt_openmp(void) { return 0; }
     #endif
 
-    /* What libgomp lacks. It binds a thread to its first core once, when it opens its first parallel region: that region
-       is opened here, and the CPUs on which the thread may run are restored, so that neither the caller of a kernel nor
-       the threads and processes that it starts are bound, except within `Bound`. The threads that libgomp starts for it
-       are.
+    /* What libgomp lacks. It binds a thread to its first core once, when it opens its first parallel region: that
+       region is opened here, and the CPUs on which the thread may run are restored, so that neither the caller of a
+       kernel nor the threads and processes that it starts are bound, except within `Bound`. The threads that libgomp
+       starts for it are.
        And after a fork, the child would wait forever for the threads of the parent: there, the thread that has called
        kernels with several threads computes alone. */
     #if defined(__linux__) && defined(_OPENMP)
@@ -50,11 +50,16 @@ cdef extern from *:
         gpt_find_core();
         if (is_known) gpt_run_on(own);
     }
-    /* Bind the calling thread to its core if it may run there, and write the CPUs that it may use. */
-    static int gpt_bind(unsigned long *own) {
+    /* Bind the calling thread to its core if it may run there, and on no more CPUs than there are threads; write the
+       CPUs that it may use. */
+    static int gpt_bind(unsigned long *own, int threads) {
+        int cpus = 0;
         if (!gpt_has_core || !gpt_read_cpus(own)) return 0;
-        for (int i = 0; i < GPT_CPU_WORDS; i++)
+        for (int i = 0; i < GPT_CPU_WORDS; i++) {
             if (gpt_core[i] & ~own[i]) return 0;
+            cpus += __builtin_popcountl(own[i]);
+        }
+        if (threads < cpus) return 0;
         gpt_run_on(gpt_core);
         return 1;
     }
@@ -71,7 +76,7 @@ cdef extern from *:
     static void gpt_watch_forks(void) { pthread_atfork(NULL, NULL, gpt_after_fork); }
     #else
     enum { GPT_CPU_WORDS = 1 };
-    static int gpt_bind(unsigned long *own) { (void)own; return 0; }
+    static int gpt_bind(unsigned long *own, int threads) { (void)own; (void)threads; return 0; }
     static void gpt_run_on(const unsigned long *cpus) { (void)cpus; }
     static int gpt_usable_threads(int threads) { return threads; }
     static void gpt_watch_forks(void) {}
@@ -96,7 +101,7 @@ cdef extern from *:
     """
     enum: GPT_CPU_WORDS
     bint gpt_openmp() noexcept nogil
-    int gpt_bind(unsigned long *own) noexcept nogil
+    int gpt_bind(unsigned long *own, int threads) noexcept nogil
     void gpt_run_on(const unsigned long *cpus) noexcept nogil
     int gpt_usable_threads(int threads) noexcept nogil
     void gpt_watch_forks() noexcept nogil
@@ -144,17 +149,18 @@ def has_openmp():
 
 
 cdef class Bound:
-    """Context manager: within it, the calling thread is bound to a core if several threads compute for it.
+    """Context manager: within it, the calling thread is bound to a core if there is a thread for every CPU it may use.
 
-    So are the threads that OpenMP starts. Otherwise, on a machine that other programs share, the calling thread is often
-    placed on the core of one of them. Start no threads and no processes within it: they would be bound, too.
+    So are the threads that OpenMP starts. Otherwise, on a machine that other programs share, the calling thread is
+    often placed on the core of one of them. Start no threads and no processes within it: they would be bound, too.
     """
 
     cdef unsigned long[GPT_CPU_WORDS] _own
     cdef bint _is_bound
 
     def __enter__(self):
-        self._is_bound = thread_count() > 1 and gpt_bind(self._own)
+        cdef int threads = thread_count()
+        self._is_bound = threads > 1 and gpt_bind(self._own, threads)
 
     def __exit__(self, *_error):
         if self._is_bound:

@@ -406,7 +406,8 @@ def compute(own, before=lambda: None):
     with threads.Bound():
         linear.product(np.empty_like(a), a, a)
         bound = os.sched_getaffinity(0)
-    assert bound <= own and len(bound) == (1 if {threads} > 1 else len(own)), f"bound to {{bound}} within Bound"
+    expected = 1 if len(own) <= {threads} else len(own)
+    assert bound <= own and len(bound) == expected, f"bound to {{bound}} of {{own}} within Bound"
     assert os.sched_getaffinity(0) == own, "the caller stays bound after Bound"
 def flush():
     with threads.DenormalsFlushed():
