@@ -336,7 +336,7 @@ async def test_a_sample_in_the_runs_tab_is_scored_and_continued_by_the_model_of_
         view = screen.query_one(ScoredTextView)
         assert view.to_score.title == "sample at step 100"
         assert (view.to_score.prompt, view.to_score.text) == ("It was", " the 100 cats that sat")
-        assert str(view.border_subtitle).endswith("ckpt_latest, step 100")
+        assert str(view.border_subtitle).strip().endswith("ckpt_latest, step 100")
         assert view.scored is not None
         view.choose(with_text(view.scored, view.cursor))
         expected = view.scored.text_with(view.cursor, view.chosen)
@@ -358,7 +358,7 @@ async def test_the_cursor_of_the_charts_chooses_the_sample_in_the_runs_tab_also_
         await bench.pilot.press("v", "v", *["comma"] * 16)
         screen = await colored(bench)
         assert screen.query_one(ScoredTextView).to_score.title == "sample at step 50"
-        assert str(screen.query_one(ScoredTextView).border_subtitle) == "scored by best_model, step 100"
+        assert str(screen.query_one(ScoredTextView).border_subtitle).strip() == "scored by best_model, step 100"
 
 
 @pytest.mark.slow
