@@ -12,9 +12,11 @@ from itertools import groupby
 from pathlib import PurePath
 from typing import TypeVar, assert_never
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt_core.formats.training_state import Plan
 from gpt_core.model.scores import EvalScores
 from gpt_core.training import events as ev
 from gpt_core.training.metrics import BUILT_IN, Metric, added_metrics
@@ -111,7 +113,8 @@ def advance(run: RunState, event: ev.AnyEvent, at_s: float = 0.0) -> RunState:
         case ev.LossDiverged():
             return with_line(replace(run, diverged=event), f"step {integer(event.step)}: {divergence(event)}", "bad")
         case ev.PlanMade():
-            return replace(run, plan=event) if event.step_s else run  # the last step is unknown before the first one
+            plan = Plan(**msgspec.structs.asdict(event))
+            return replace(run, plan=plan) if plan.step_s else run  # the last step is unknown before the first one
         case ev.RoundAwaited():
             return with_line(run, awaited_text(event), "plain")
         case ev.RunPaused() if run.paused:

@@ -11,8 +11,6 @@ from math import nan
 from pathlib import PurePath
 from typing import NamedTuple
 
-import msgspec
-
 from gpt_core.config.settings import NO_EPOCH_LIMIT, Settings
 from gpt_core.formats.training_state import Plan
 from gpt_core.model.scores import EvalScores
@@ -23,7 +21,6 @@ from gpt_core.training.events import (
     FullEvalCompleted,
     LinesReproduced,
     LossDiverged,
-    PlanMade,
     RunFinished,
     RunStarted,
     StepCompleted,
@@ -174,7 +171,7 @@ class RunState:
 
     limits: Limits = NO_LIMITS
     started: RunStarted | None = None
-    plan: PlanMade | None = None
+    plan: Plan | None = None
     baselines: BaselinesMeasured | None = None
     last: StepCompleted | None = None
     curve: Curve = field(default_factory=Curve)
@@ -224,8 +221,7 @@ class RunState:
     @property
     def is_ended_by_its_time(self) -> bool:
         """True if the run has a time budget that ends before its last step does."""
-        is_reached = self.plan is None or Plan(**msgspec.structs.asdict(self.plan)).is_ended_by_time
-        return self.budget_s > 0 and is_reached
+        return self.budget_s > 0 and (self.plan is None or self.plan.is_ended_by_time)
 
     @property
     def evaluation(self) -> Evaluation | None:
