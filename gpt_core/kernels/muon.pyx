@@ -18,9 +18,9 @@ from gpt_core.kernels.threads cimport thread_count
 cpdef enum:
     ORTHOGONALIZATION_STEPS = 3
 
-# a, b, c of each step. The polynomial a x + b x^3 + c x^5 is the one nearest to 1 between the smallest and the largest
-# singular value that the step before leaves: at first 0.01 and 1, of which values below 0.01 are left smaller. The largest
-# one is taken 1% larger, because products in bfloat16 exceed it, and beyond it the polynomials grow fast.
+# a, b, c of each step: the polynomial a x + b x^3 + c x^5 that is nearest to 1 between the smallest and the largest
+# singular value after the step before, at first 0.01 and 1. Values below 0.01 end further from 1. The largest value counts
+# 1% more, because it may be exceeded by products in bfloat16, and the polynomials grow fast beyond it.
 cdef float[3][3] COEFFICIENTS
 COEFFICIENTS[0][:] = [8.0172, -22.9411, 16.6113]
 COEFFICIENTS[1][:] = [3.6119, -2.6521, 0.5123]
@@ -150,7 +150,7 @@ cdef void _momentum(Step step, float *u) noexcept nogil:
 
 
 cdef void _normalize(float *X, Py_ssize_t size) noexcept nogil:
-    """Divide X by its norm, so that sums of its products are neither too large nor too small."""
+    """Divide X by its norm, so that its products neither overflow nor underflow."""
     cdef Py_ssize_t i
     cdef double total = 0
     cdef float inverse

@@ -95,8 +95,8 @@ class Muon(Optimizer):
         update_segments(self, self._others, gradients, m, v, step, lr_share, scale)
         if self._workspace.shape[0] < threads.get_threads():
             self._workspace = empty(threads.get_threads(), _workspace_size(self.parameters.shape))
-        for group, matrices in self._matrices.items():  # denormal momentum does not slow this: nearly all is products
-            with threads.Bound():
+        with threads.Bound():  # denormal momentum does not slow this: nearly all is products
+            for group, matrices in self._matrices.items():
                 muon.update(
                     self.parameters.flat, gradients.flat, m.flat, matrices, self._workspace,
                     self.learning_rates[group] * lr_share, settings.muon_beta, settings.weight_decay, scale,
