@@ -46,6 +46,16 @@ async def ending(page: Any) -> str:
     return text
 
 
+async def recorded(server: Any, context: Any) -> tuple[Any, list[Any]]:
+    """Open the app; return the page, and the list of the frames that it sends."""
+    page = await context.new_page()
+    frames: list[Any] = []
+    page.on("websocket", lambda opened: opened.on("framesent", lambda frame: frames.append(frame)))
+    await page.goto(server.public_url)
+    await shown(page)
+    return page, frames
+
+
 async def sent(page: Any, frames: list[Any], text: str) -> None:
     """Wait until the page has sent a frame with this text."""
     async with asyncio.timeout(TIMEOUT_S):
@@ -102,11 +112,7 @@ async def test_the_page_hands_over_and_takes_back(tmp_path):
 async def test_pasted_text_shift_enter_and_copying_work_as_in_a_browser(tmp_path):
     async with serving(tmp_path) as (server, _session), chromium() as context:
         await context.grant_permissions(["clipboard-read", "clipboard-write"], origin=server.public_url)
-        page = await context.new_page()
-        frames: list[Any] = []
-        page.on("websocket", lambda opened: opened.on("framesent", lambda frame: frames.append(frame)))
-        await page.goto(server.public_url)
-        await shown(page)
+        page, frames = await recorded(server, context)
         await page.evaluate("navigator.clipboard.writeText('zwei\\nZeilen, 中文')")
         await page.keyboard.press("Control+v")
         await sent(page, frames, "zwei\\rZeilen, 中文")
@@ -129,11 +135,7 @@ async def test_pasted_text_shift_enter_and_copying_work_as_in_a_browser(tmp_path
 
 async def test_a_paste_that_is_too_large_is_refused_and_the_page_stays_connected(tmp_path):
     async with serving(tmp_path) as (server, _session), chromium() as context:
-        page = await context.new_page()
-        frames: list[Any] = []
-        page.on("websocket", lambda opened: opened.on("framesent", lambda frame: frames.append(frame)))
-        await page.goto(server.public_url)
-        await shown(page)
+        page, frames = await recorded(server, context)
         await page.evaluate("""() => {
             const clipboardData = new DataTransfer();
             clipboardData.setData("text/plain", "x".repeat(5_000_001));
@@ -150,11 +152,7 @@ async def test_a_paste_that_is_too_large_is_refused_and_the_page_stays_connected
 async def test_a_paste_presses_no_keys(tmp_path):
     async with serving(tmp_path) as (server, _session), chromium() as context:
         await context.grant_permissions(["clipboard-read", "clipboard-write"], origin=server.public_url)
-        page = await context.new_page()
-        frames: list[Any] = []
-        page.on("websocket", lambda opened: opened.on("framesent", lambda frame: frames.append(frame)))
-        await page.goto(server.public_url)
-        await shown(page)
+        page, frames = await recorded(server, context)
         await page.evaluate("navigator.clipboard.writeText('a\\x1b[201~q, 中文')")  # the end of a paste, and a key
         await page.keyboard.press("Control+v")
         await sent(page, frames, "a[201~q, 中文")
