@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 
@@ -93,8 +95,9 @@ class BrowserPage:
 
     @classmethod
     async def open(cls, session: aiohttp.ClientSession, url: str, width: int = 100, height: int = 30) -> BrowserPage:
-        """Connect as the page of the server at `url` does."""
-        return cls(await session.ws_connect(f"{url}/ws?width={width}&height={height}", origin=url))
+        """Connect as the page does that has the address `url`."""
+        query = f"width={width}&height={height}&{urlsplit(url).query}"
+        return cls(await session.ws_connect(urljoin(url, f"/ws?{query}"), origin=urljoin(url, "/").rstrip("/")))
 
     async def send(self, *message: object) -> None:
         """Send a message as the page's script does."""
@@ -156,6 +159,10 @@ class Served(PageServer):
         super().__init__([*app, "first"], [*app, "later"], HOST, free_port())
         self.listener = self.listen()
 
+    def url(self, path: str) -> str:
+        """Return the address of a path, with the access token."""
+        return f"{self.public_url}{path}?token={self._token}"
+
     @property
     def session(self) -> AppSession:
         """The app and its page."""
@@ -181,15 +188,16 @@ async def serving(folder: Path) -> AsyncIterator[tuple[Served, aiohttp.ClientSes
 
 @contextmanager
 def served_program(folder: Path, *arguments: str, resume: str = "") -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Start `gpt-tui serve` with a tiny model; kill it at the end."""
+    """Start `gpt-tui serve` with a tiny model; yield it and the address that it prints, and kill it at the end."""
     write_texts(folder)
     port = free_port()
     options = ["--resume", resume] if resume else []
     server = start_program("serve", "--port", str(port), *tiny(*arguments), *options, cwd=folder)
     try:
         assert server.stdout
-        assert f"http://{HOST}:{port}" in server.stdout.readline()
-        yield server, f"http://{HOST}:{port}"
+        found = re.search(rf"http://{HOST}:{port}/\?token=[\w-]{{32}}(?= )", server.stdout.readline())
+        assert found
+        yield server, found[0]
     finally:
         server.kill()
         server.communicate(timeout=TIMEOUT_S)

@@ -23,6 +23,7 @@ from tests.program import TIMEOUT_S, run_program, tiny, write_texts
 aiohttp = pytest.importorskip("aiohttp")
 pytest.importorskip("textual_serve")
 
+from gpt_tui.browser.access import FILE_NAME, TOKEN, access_token  # noqa: E402
 from gpt_tui.browser.connection import MAX_PENDING_BYTES, PageConnection  # noqa: E402
 from gpt_tui.browser.server import PAGE, page_headers  # noqa: E402
 from gpt_tui.browser.session import MAX_TYPED, Size, bounded_input  # noqa: E402
@@ -203,29 +204,69 @@ async def test_a_packet_above_the_limit_is_sent_if_nothing_is_pending():
 async def test_requests_of_other_sites_are_rejected(tmp_path):
     async with serving(tmp_path) as (server, session):
         url = server.public_url
-        async with session.get(url) as page:
+        async with session.get(server.address) as page:
             assert page.status == 200
             assert "default-src 'none'" in page.headers["Content-Security-Policy"]
         for path in ("/page/page.js", "/page/page.css", "/static/js/textual.js"):
             async with session.get(url + path) as file:
                 assert (file.status, file.headers["Cache-Control"]) == (200, "no-cache")
-        async with session.get(url, headers={"Host": "evil.example"}) as page:
+        async with session.get(server.address, headers={"Host": "evil.example"}) as page:
             assert page.status == 403
-        async with session.post(f"{url}/start", headers={"Origin": "http://evil.example"}) as page:
+        async with session.post(server.url("/start"), headers={"Origin": "http://evil.example"}) as page:
             assert page.status == 403
         with pytest.raises(aiohttp.WSServerHandshakeError):
-            await session.ws_connect(f"{url}/ws", origin="http://evil.example")
+            await session.ws_connect(server.url("/ws"), origin="http://evil.example")
         assert not server.session.running
+
+
+@pytest.mark.parametrize("query", ["", "?token=", "?token=x", "?token=%ff%C3%A9", "?width=100&height=30"])
+async def test_requests_without_the_access_token_are_rejected(tmp_path, query):
+    async with serving(tmp_path) as (server, session):
+        url = server.public_url
+        for path in ("/", "/ws", "/download/k1"):
+            async with session.get(url + path + query) as answer:
+                assert answer.status == 403
+                assert await answer.text() == "open the complete address that gpt-tui serve printed, with its token"
+        async with session.post(f"{url}/start{query}") as answer:
+            assert answer.status == 403
+        with pytest.raises(aiohttp.WSServerHandshakeError):
+            await BrowserPage.open(session, f"{url}/{query}")
+        assert not server.session.running
+
+
+def test_the_access_token_is_saved_for_this_user_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    token = access_token()
+    file = tmp_path / "gpt-tui" / FILE_NAME
+    assert (file.read_text(), file.stat().st_mode & 0o777, access_token()) == (token, 0o600, token)
+    file.chmod(0o644)  # another user may have read it
+    again = access_token()
+    assert again != token
+    assert (file.read_text(), file.stat().st_mode & 0o777) == (again, 0o600)
+    for damaged in ("", "x", again + "\n", "\xe9" * 32):
+        file.write_bytes(damaged.encode("latin-1"))
+        assert TOKEN.fullmatch(access_token())
+        assert access_token() == file.read_text() != damaged
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_without_a_cache_folder_each_server_has_its_own_token(tmp_path, monkeypatch):
+    occupied = tmp_path / "cache"
+    occupied.write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(occupied))
+    assert access_token() != access_token()
+    monkeypatch.setattr("gpt_tui.browser.access.cache_home", lambda: None)
+    assert access_token() != access_token()
 
 
 async def test_a_reload_joins_the_app_in_progress(tmp_path):
     async with serving(tmp_path) as (server, session):
-        first = await BrowserPage.open(session, server.public_url)
+        first = await BrowserPage.open(session, server.address)
         await first.read_until("drawn 100x30")
         await first.type("a")
         await first.read_until("typed a")
         await first.websocket.close()
-        again = await BrowserPage.open(session, server.public_url, 120, 40)
+        again = await BrowserPage.open(session, server.address, 120, 40)
         await again.read_until("drawn again 120x40")
         assert again.titles == ["step 1"]
         await again.type("b")
@@ -235,9 +276,9 @@ async def test_a_reload_joins_the_app_in_progress(tmp_path):
 
 async def test_a_second_tab_takes_over_and_the_first_shows_a_notice(tmp_path):
     async with serving(tmp_path) as (server, session):
-        first = await BrowserPage.open(session, server.public_url)
+        first = await BrowserPage.open(session, server.address)
         await first.read_until("drawn")
-        second = await BrowserPage.open(session, server.public_url)
+        second = await BrowserPage.open(session, server.address)
         assert (await first.read_to_the_end())["reason"] == "elsewhere"
         await second.read_until("drawn again")
         await second.type("a")
@@ -246,23 +287,23 @@ async def test_a_second_tab_takes_over_and_the_first_shows_a_notice(tmp_path):
 
 async def test_an_app_that_was_quit_starts_again_on_request_only(tmp_path, capfd):
     async with serving(tmp_path) as (server, session):
-        page = await BrowserPage.open(session, server.public_url)
+        page = await BrowserPage.open(session, server.address)
         await page.read_until("started first")
         await page.type("q")
         assert await page.read_to_the_end() == {"reason": "ended", "text": "saved at step 7"}
         assert "saved at step 7" in capfd.readouterr().err
-        reloaded = await BrowserPage.open(session, server.public_url)
+        reloaded = await BrowserPage.open(session, server.address)
         assert await reloaded.read_to_the_end() == {"reason": "ended", "text": "saved at step 7"}
-        async with session.post(f"{server.public_url}/start") as answer:
+        async with session.post(server.url("/start")) as answer:
             assert answer.status == 204
-        page = await BrowserPage.open(session, server.public_url)
+        page = await BrowserPage.open(session, server.address)
         await page.read_until("started later")
         await page.read_until("drawn 100x30")
 
 
 async def test_the_page_shows_why_the_app_failed(tmp_path):
     async with serving(tmp_path) as (server, session):
-        page = await BrowserPage.open(session, server.public_url)
+        page = await BrowserPage.open(session, server.address)
         await page.type("!")
         assert (await page.read_to_the_end())["text"] == "it failed: xxxxxxxxx"
         assert server.session.exit_code == EXIT_FAILED
@@ -270,7 +311,7 @@ async def test_the_page_shows_why_the_app_failed(tmp_path):
 
 async def test_the_page_and_the_terminal_say_that_the_app_was_killed(tmp_path, capfd):
     async with serving(tmp_path) as (server, session):
-        page = await BrowserPage.open(session, server.public_url)
+        page = await BrowserPage.open(session, server.address)
         await page.type("k")
         killed = "gpt-tui was killed (signal 9); the steps since the last save are lost"
         assert await page.read_to_the_end() == {"reason": "ended", "text": f"short of memory\n{killed}"}
@@ -283,7 +324,7 @@ async def test_the_largest_paste_of_the_page_reaches_the_app(tmp_path):
     assert found
     paste = "\u3042" * int(found[1])  # `BrowserPage` sends 6 bytes for each
     async with serving(tmp_path) as (server, session):
-        page = await BrowserPage.open(session, server.public_url)
+        page = await BrowserPage.open(session, server.address)
         await page.read_until("drawn")
         await page.send("hidden")  # where the app writes what it was sent
         await page.type(f"\x1b[200~{paste}\x1b[201~")
@@ -292,7 +333,7 @@ async def test_the_largest_paste_of_the_page_reaches_the_app(tmp_path):
 
 async def test_stopping_the_server_stops_the_app_and_the_page_shows_a_notice(tmp_path, capfd):
     async with serving(tmp_path) as (server, session):
-        page = await BrowserPage.open(session, server.public_url)
+        page = await BrowserPage.open(session, server.address)
         await page.read_until("drawn")
         server._request_stop(EXIT_INTERRUPTED)
         assert await page.read_to_the_end() == {"reason": "stopped", "text": f"stopped {EXIT_INTERRUPTED}"}
@@ -303,7 +344,7 @@ async def test_an_app_that_does_not_respond_ends_with_the_second_signal(tmp_path
     monkeypatch.setattr("gpt_tui.browser.server.SAME_PRESS_S", 0.0)
     monkeypatch.setattr("gpt_tui.browser.app_process.CONFIRM_S", 0.01)
     async with serving(tmp_path) as (server, session):
-        page = await BrowserPage.open(session, server.public_url)
+        page = await BrowserPage.open(session, server.address)
         await page.read_until("drawn")
         await page.type("h")
         await page.read_until("hangs")
@@ -316,7 +357,7 @@ async def test_an_app_that_does_not_respond_ends_with_the_second_signal(tmp_path
 
 async def test_more_keys_than_a_person_types_are_dropped(tmp_path):
     async with serving(tmp_path) as (server, session):
-        page = await BrowserPage.open(session, server.public_url)
+        page = await BrowserPage.open(session, server.address)
         await page.type("z" * 100_000)
         await page.read_until("typed z")
         await page.receive_until(lambda: page.output.endswith("z\n"), "the end of the keys")
@@ -332,7 +373,7 @@ async def test_folders_of_the_page_are_not_listed(tmp_path):
 
 async def test_a_hidden_page_receives_no_output_until_it_is_visible(tmp_path):
     async with serving(tmp_path) as (server, session):
-        page = await BrowserPage.open(session, server.public_url)
+        page = await BrowserPage.open(session, server.address)
         await page.read_until("drawn")
         await page.send("hidden")
         await page.type("a")
@@ -344,10 +385,10 @@ async def test_a_hidden_page_receives_no_output_until_it_is_visible(tmp_path):
 
 async def test_a_file_is_downloaded_once_under_its_name(tmp_path):
     async with serving(tmp_path) as (server, session):
-        page = await BrowserPage.open(session, server.public_url)
+        page = await BrowserPage.open(session, server.address)
         await page.type("d")
         await page.receive_until(lambda: bool(page.download), "a download")
-        url = f"{server.public_url}/download/{page.download}"
+        url = server.url(f"/download/{page.download}")
         async with session.get(url) as file:
             assert await file.text() == "<svg></svg>"
             assert file.content_disposition
@@ -361,7 +402,7 @@ async def test_a_file_is_downloaded_once_under_its_name(tmp_path):
 
 async def test_messages_that_are_not_well_formed_are_ignored(tmp_path):
     async with serving(tmp_path) as (server, session):
-        page = await BrowserPage.open(session, server.public_url)
+        page = await BrowserPage.open(session, server.address)
         for text in (
             "",
             "{",
@@ -438,7 +479,7 @@ async def test_an_app_after_a_resumed_one_offers_the_newest_checkpoint(tmp_path)
             await page.type("s")
             assert "saved" in (await page.read_to_the_end())["text"]
             step = verify_checkpoint(first).step
-            async with session.post(f"{url}/start"):
+            async with session.post(url.replace("/?", "/start?")):
                 page = await BrowserPage.open(session, url)
             await page.read_until(f"Resume (step {step:,}")
     assert verify_checkpoint(first).step == step > 4

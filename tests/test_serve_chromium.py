@@ -51,7 +51,7 @@ async def recorded(server: Any, context: Any) -> tuple[Any, list[Any]]:
     page = await context.new_page()
     frames: list[Any] = []
     page.on("websocket", lambda opened: opened.on("framesent", lambda frame: frames.append(frame)))
-    await page.goto(server.public_url)
+    await page.goto(server.address)
     await shown(page)
     return page, frames
 
@@ -100,10 +100,10 @@ async def test_keys_work_without_a_click_and_a_reload_joins_the_run(tmp_path: Pa
 async def test_the_page_hands_over_and_takes_back(tmp_path):
     async with serving(tmp_path) as (server, _session), chromium() as context:
         first = await context.new_page()
-        await first.goto(server.public_url)
+        await first.goto(server.address)
         await shown(first)
         second = await context.new_page()
-        await second.goto(server.public_url)
+        await second.goto(server.address)
         assert "open in another tab" in await ending(first)
         await first.click("#over-button")
         assert "open in another tab" in await ending(second)
@@ -162,7 +162,7 @@ async def test_a_paste_presses_no_keys(tmp_path):
 async def test_the_notice_that_replaces_the_app_keeps_the_focus(tmp_path):
     async with serving(tmp_path) as (server, _session), chromium() as context:
         page = await context.new_page()
-        await page.goto(server.public_url)
+        await page.goto(server.address)
         await shown(page)
         await page.keyboard.press("q")
         assert "gpt-tui has ended." in await ending(page)
@@ -180,7 +180,7 @@ async def test_the_notice_that_replaces_the_app_keeps_the_focus(tmp_path):
 async def test_a_file_of_the_app_is_downloaded(tmp_path):
     async with serving(tmp_path) as (server, _session), chromium() as context:
         page = await context.new_page()
-        await page.goto(server.public_url)
+        await page.goto(server.address)
         await shown(page)
         async with page.expect_download() as started:
             await page.keyboard.press("d")

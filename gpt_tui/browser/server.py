@@ -1,13 +1,15 @@
 """Server of the app on the loopback address.
 
 Requests are accepted from the server's own page only, so that a page of another site in the same browser cannot control
-the app. The page is not allowed to load anything from other hosts.
+the app, and with its access token, so that another user of the machine cannot. The page is not allowed to load anything
+from other hosts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import hmac
 import signal
 import socket
 import sys
@@ -21,6 +23,7 @@ from aiohttp import WSMsgType, web
 from textual_serve.server import Server
 
 from gpt_core.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, InputError
+from gpt_tui.browser.access import access_token
 from gpt_tui.browser.connection import PageConnection
 from gpt_tui.browser.session import TITLE, AppSession, Size
 from gpt_tui.headless.signals import SAME_PRESS_S
@@ -32,6 +35,7 @@ HEARTBEAT_S = 15.0
 MAX_MESSAGE_BYTES = 32 << 20  # 6 bytes per character of the largest paste that the page sends
 LAST_MESSAGE_S = 2.0  # for the page to receive why the server ends
 HTTP_PORT = 80  # browsers leave it out of the Host header
+OPEN_FOLDERS = ("/static/", "/page/")  # the same files for everybody
 STOP_CODES = {"SIGINT": EXIT_INTERRUPTED, "SIGTERM": EXIT_TERMINATED, "SIGHUP": EXIT_TERMINATED}
 
 
@@ -50,10 +54,16 @@ class PageServer(Server):
         self._hosts = {f"{name}:{port}" for name in (host, "localhost")}
         if port == HTTP_PORT:
             self._hosts |= {host, "localhost"}
+        self._token = access_token()
         self._session = AppSession(arguments, later_arguments, self.download_manager)
         self._stop_requested = asyncio.Event()
         self._stop_requested_s = 0.0
         self._stop_tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def address(self) -> str:
+        """Address of the page, with the access token."""
+        return f"{self.public_url}/?token={self._token}"
 
     def listen(self) -> socket.socket:
         """Return a socket that is bound to the address. Raises InputError if it cannot be."""
@@ -74,7 +84,7 @@ class PageServer(Server):
         runner = web.AppRunner(await self._make_app(), access_log=None, shutdown_timeout=LAST_MESSAGE_S)
         await runner.setup()
         await web.SockSite(runner, listener).start()
-        print(f"gpt-tui is served at {self.public_url} on this machine; press Ctrl+C to stop", flush=True)
+        print(f"gpt-tui is served at {self.address} on this machine; press Ctrl+C to stop", flush=True)
         try:
             await self._stop_requested.wait()
         except asyncio.CancelledError:  # Ctrl+C on Windows, whose event loop has no signal handlers
@@ -123,10 +133,13 @@ class PageServer(Server):
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Reject requests whose Origin or Host header names another site."""
+        """Reject requests whose Origin or Host header names another site, and those without the access token."""
         origin = request.headers.get("Origin")
         if request.host not in self._hosts or (origin and origin.partition("://")[2] not in self._hosts):
             raise web.HTTPForbidden(text="gpt-tui accepts requests from its own page only")
+        given = request.query.get("token", "").encode("utf-8", "replace")
+        if not (request.path.startswith(OPEN_FOLDERS) or hmac.compare_digest(given, self._token.encode())):
+            raise web.HTTPForbidden(text="open the complete address that gpt-tui serve printed, with its token")
         response = await handler(request)
         response.headers.setdefault("Cache-Control", "no-cache")  # another version may be served here next
         return response

@@ -33,6 +33,8 @@ const ENDINGS = {
   },
 };
 
+const QUERY = new URLSearchParams(window.location.search);
+
 let socket = null;
 let isOver = false;
 
@@ -44,9 +46,14 @@ function reload() {
   window.location.reload();
 }
 
+// Every request but those for scripts and styles needs the access token.
+function withToken(path) {
+  return `${path}?token=${encodeURIComponent(QUERY.get("token"))}`;
+}
+
 async function startAgain() {
   try {
-    await fetch("/start", { method: "POST" });
+    await fetch(withToken("/start"), { method: "POST" });
     reload();
   } catch {
     isOver = false;
@@ -80,7 +87,7 @@ function showOver(reason, text) {
 
 async function reconnect() {
   try {
-    await fetch("/", { cache: "no-store" });
+    await fetch(withToken("/"), { cache: "no-store" });
     reload();
   } catch {
     setTimeout(reconnect, RETRY_MS);
@@ -89,7 +96,7 @@ async function reconnect() {
 
 function download(key) {
   const link = document.createElement("a");
-  link.href = `/download/${encodeURIComponent(key)}`;
+  link.href = withToken(`/download/${encodeURIComponent(key)}`);
   link.download = "";
   link.click();
 }
@@ -116,10 +123,10 @@ function sendVisibility() {
   send(document.hidden ? "hidden" : "visible");
 }
 
-// textual.js opens the one connection of the page
+// textual.js opens the one connection of the page, with the size in its query
 class ObservedSocket extends WebSocket {
   constructor(url) {
-    super(url);
+    super(`${url}&token=${encodeURIComponent(QUERY.get("token"))}`);
     socket = this;
     this.addEventListener("open", focusTerminal);
     this.addEventListener("open", () => document.hidden && sendVisibility());
@@ -190,7 +197,7 @@ function pasteWithout(character, text, target) {
 }
 
 function prepareTerminal() {
-  const asked = Number(new URLSearchParams(window.location.search).get("fontsize")) || FONT_SIZES.default;
+  const asked = Number(QUERY.get("fontsize")) || FONT_SIZES.default;
   const terminal = element("terminal");
   terminal.dataset.fontSize = Math.min(Math.max(asked, FONT_SIZES.min), FONT_SIZES.max);
   terminal.dataset.sessionWebsocketUrl = `ws://${window.location.host}/ws`;
