@@ -58,6 +58,7 @@ MAX_MICRO_BATCHES = 64  # of the predicted step
 COLORS = {"float32": "#0072b2", "bfloat16": "#d55e00"}
 DASHES = ("", "6,3", "2,3", "8,3,2,3")
 WIDTH, HEIGHT, LEFT, TOP = 340, 240, 40, 34
+LOWEST = 0.5  # ratio at the bottom of the picture
 
 LAUNCHER = """#!/bin/sh
 # agent with which mpiexec starts the ranks of a host: options, host, command
@@ -323,18 +324,20 @@ def picture(rows: Sequence[Predicted]) -> str:
     parts = []
     for panel, shape in enumerate(SHAPES):
         x0, bottom = LEFT + panel * (WIDTH + LEFT), TOP + HEIGHT
-        scale = (WIDTH - LEFT) / log2(RANKS[-1]), HEIGHT / log2(RANKS[-1])
+        scale = (WIDTH - LEFT) / log2(RANKS[-1]), HEIGHT / log2(RANKS[-1] / LOWEST)
+        of_one = bottom - scale[1] * log2(1 / LOWEST)
         parts.append(
             f'<text x="{x0}" y="{TOP - 18}" font-weight="bold">{shape}: times the tokens/s of one machine</text>'
             f'<path d="M{x0},{TOP}V{bottom}H{x0 + WIDTH - LEFT}" fill="none" stroke="#888"/>'
+            f'<path d="M{x0},{of_one:.1f}H{x0 + WIDTH - LEFT}" fill="none" stroke="#ccc"/>'
         )
         for ranks in (1, *RANKS):
-            x, y = x0 + scale[0] * log2(ranks), bottom - scale[1] * log2(ranks)
+            x, y = x0 + scale[0] * log2(ranks), of_one - scale[1] * log2(ranks)
             parts.append(f'<text x="{x:.0f}" y="{bottom + 14}" text-anchor="middle">{ranks}</text>')
             parts.append(f'<text x="{x0 - 6}" y="{y + 4:.0f}" text-anchor="end">{ranks}</text>')
         for row in (row for row in shown if row.shape == shape):
             points = " ".join(
-                f"{x0 + scale[0] * log2(ranks):.1f},{bottom - scale[1] * max(-0.5, log2(value)):.1f}"
+                f"{x0 + scale[0] * log2(ranks):.1f},{of_one - scale[1] * log2(max(LOWEST, value)):.1f}"
                 for ranks, value in zip((1, *RANKS), speedups(row), strict=True)
             )
             dash = DASHES[[network.name for network in NETWORKS].index(row.network) - 1]
