@@ -135,7 +135,7 @@ def read_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
     """Return the tokenizer of a model folder.
 
     Raises:
-        ModelImportError: There is none, it is of another kind, or it has another size than the embedding.
+        ModelImportError: There is none, it is of another kind, or it has more tokens than the embedding has rows.
         MissingPackageError: The package `tokenizers` is not installed.
     """
     named, mapped = _read_config(folder / TOKENIZER_CONFIG), _read_config(folder / SPECIAL_TOKENS)
@@ -286,19 +286,18 @@ def _not_supported(path: Path, what: str) -> ModelImportError:
 
 
 def _in_order(path: Path, ids: Mapping[str, int], vocab_size: int) -> list[str]:
-    """Return the names of the tokens by id, one per row of the embedding. Raises ModelImportError."""
-    if len(ids) != vocab_size:
+    """Return the names of the tokens by id, at most one per row of the embedding. Raises ModelImportError."""
+    if len(ids) > vocab_size:
         raise ModelImportError(
             f"{path} has {len(ids):,} tokens, but the embedding has {vocab_size:,} rows; make them agree with "
             "`model.resize_token_embeddings(len(tokenizer))` and save both again"
         )
     by_id = {token: name for name, token in ids.items()}
-    if by_id.keys() != set(range(vocab_size)):
-        missing = min(set(range(vocab_size)) - by_id.keys())
+    if missing := set(range(len(ids))) - by_id.keys():
         raise ModelImportError(
-            f"{path}: no token has the id {missing:,}; expected one for each id up to {vocab_size - 1:,}"
+            f"{path}: no token has the id {min(missing):,}; expected one for each id up to {len(ids) - 1:,}"
         )
-    return [by_id[token] for token in range(vocab_size)]
+    return [by_id[token] for token in range(len(ids))]
 
 
 def _read_config(path: Path) -> TokenizerConfig:

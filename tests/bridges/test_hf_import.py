@@ -18,6 +18,7 @@ from gpt_core.bridges.importing import import_checkpoint
 from gpt_core.errors import GptError
 from gpt_core.formats.bundle import load_bundle
 from gpt_core.formats.checkpoint import verify_checkpoint
+from gpt_core.generation.generator import sampled_ids
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.tokenizers.byte_pairs import END_OF_TEXT
 from gpt_tui.cli import main as cli
@@ -120,6 +121,18 @@ def test_the_width_of_the_mlp_may_be_left_out_and_the_weights_be_named() -> None
         Path("gpt2"), config={"n_inner": None, "unknown": {"a": 1}, "activation_function": "gelu_fast"}
     )
     assert same(imported(Path("gpt2/model.safetensors")), tensors)
+
+
+def test_rows_of_the_embedding_after_the_tokens_are_unused_ids() -> None:
+    wte = tensors_of(SHAPE)[WTE]
+    rows = np.zeros((48, SHAPE.d_model), np.float32)
+    tensors = write_folder(
+        Path("gpt2"), tensors=tensors_of(SHAPE) | {WTE: np.concatenate([wte, rows])}, config={"vocab_size": 448}
+    )
+    found = imported(Path("gpt2"))
+    assert same(found, tensors)
+    assert (found.tokenizer.vocab_size, found.tokenizer.tokens) == (448, byte_pairs().tokens)
+    assert np.flatnonzero(sampled_ids(found.tokenizer)).tolist() == list(range(400))
 
 
 def test_the_end_of_text_is_that_of_the_tokenizer_rather_than_an_id_of_another_vocabulary() -> None:
@@ -284,7 +297,8 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "config of another width": (changed(n_embd=32, n_inner=64), "got shape (400, 16), expected (400, 32)"),
     "config of more layers": (changed(n_layer=3), "12 tensors are missing, the first h.2.ln_1.weight: config"),
     "config of fewer layers": (changed(n_layer=1), "unexpected tensor h.1."),
-    "config of another vocabulary": (changed(vocab_size=401), "has 400 tokens, but the embedding has 401 rows"),
+    "config of a smaller vocabulary": (changed(vocab_size=399), "has 400 tokens, but the embedding has 399 rows"),
+    "config of a larger vocabulary": (changed(vocab_size=401), "wte.weight: got shape (400, 16), expected (401, 16)"),
     "no config": (without("config.json"), "has no config.json"),
     "a config that is cut": (
         lambda f: (f / "config.json").write_text("{"),
@@ -378,7 +392,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "byte fallback": (tokenizer("model", "byte_fallback", to=True), "byte_fallback"),
     "an unknown merge": (tokenizer("model", "merges", to=[["Ġ", "日本"]]), "invalid merge 'Ġ 日本'"),
     "a merge of one token": (tokenizer("model", "merges", to=["Ġ"]), "invalid merge: got 'Ġ'"),
-    "not byte-level": (tokenizer("model", "vocab", to={"日": 0}), "has 2 tokens, but the embedding has 400 rows"),
+    "not byte-level": (tokenizer("model", "vocab", to={"日": 0}), "no token has the id 1; expected one for each"),
     "a tokenizer that is cut": (cut("tokenizer.json", 1), "tokenizer.json is not valid: Input data was truncated"),
     "a tokenizer without a model": (
         lambda f: (f / "tokenizer.json").write_text("{}"),
