@@ -20,6 +20,7 @@ from gpt_core.progress import Progress, ignore_progress
 
 DEFAULT_NAME = "imported"
 _GGUF = ".gguf"
+_HUB_MODEL = "models--"  # begins the folder of a model in the hub's cache: models--OWNER--NAME/snapshots/COMMIT
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -71,9 +72,16 @@ def read_model(source: Path) -> SourceModel:
 
 
 def default_name(source: Path) -> str:
-    """Return the name of the checkpoint of a source: its own, unless checkpoints of runs are named like that."""
-    place = Path(os.path.realpath(source))
-    stem = place.name if place.is_dir() else place.parent.name if place.name == WEIGHTS else place.stem
+    """Return the name of the checkpoint of a source: its own, unless checkpoints of runs are named like that.
+
+    In the cache of Hugging Face's hub, folders are named by commit and files link to others named by digest: there the
+    name of the model and that of the link are its own.
+    """
+    place = Path(os.path.abspath(source))
+    folder = place.parent if place.name == WEIGHTS else place
+    stem = folder.name if folder.is_dir() else folder.stem
+    if folder.parent.name == "snapshots" and folder.parents[1].name.startswith(_HUB_MODEL):
+        stem = folder.parents[1].name.rpartition("--")[2]
     name = f"{stem.lstrip('.') or DEFAULT_NAME}{EXTENSION}"
     return name if kind_of(name) == "other" else f"{DEFAULT_NAME}_{name}"
 

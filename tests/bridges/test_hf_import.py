@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import gpt_core
+from gpt_core.bridges.export import export_model
 from gpt_core.bridges.hf_tokenizer import tokenizer_json
 from gpt_core.bridges.importing import import_checkpoint
 from gpt_core.errors import GptError
@@ -24,6 +25,7 @@ from gpt_core.tokenizers.byte_pairs import END_OF_TEXT
 from gpt_tui.cli import main as cli
 from gpt_tui.tabs.checkpoints import presenter
 from gpt_tui.tabs.checkpoints.files import CheckpointFile, Stamp
+from tests.bridges import samples
 from tests.bridges.hf_samples import (
     SHAPE,
     TEXTS,
@@ -209,6 +211,27 @@ def test_the_default_name_is_not_one_of_the_checkpoints_of_runs(capsys: pytest.C
         write_folder(Path(name))
         assert run(capsys, "import", name)[0] == 0
         assert Path("models", f"imported_{name}.safetensors").exists()
+
+
+@pytest.mark.parametrize("file", ["", "model.safetensors"])
+def test_the_default_name_of_a_model_in_the_cache_of_the_hub_is_that_of_the_model(file: str) -> None:
+    snapshot = Path("models--me--tiny-gpt2/snapshots/0123abcd")
+    write_folder(snapshot)
+    (Path("models--me--tiny-gpt2") / "blobs").mkdir()
+    link_to_digest(snapshot / "model.safetensors", snapshot.parents[1] / "blobs/89ef")
+    assert import_checkpoint(snapshot / file).path == Path("models/tiny-gpt2.safetensors")
+
+
+def test_the_default_name_of_a_link_is_that_of_the_link() -> None:
+    export_model(samples.model("pieces"), "gguf", Path("tiny.gguf"))
+    link_to_digest(Path("tiny.gguf"), Path("89ef"))
+    assert import_checkpoint(Path("tiny.gguf")).path == Path("models/tiny.safetensors")
+
+
+def link_to_digest(path: Path, target: Path) -> None:
+    """Move a file, and put a link in its place, as in the cache of the hub."""
+    path.rename(target)
+    path.symlink_to(target.absolute())
 
 
 # what is refused
