@@ -128,6 +128,7 @@ def _gpt2_config(shape: ModelShape, tokenizer: Tokenizer) -> dict[str, Any]:
         "model_type": MODEL_TYPE,
         "vocab_size": shape.vocab_size,
         "n_positions": shape.seq_len,
+        "n_ctx": shape.seq_len,  # required by llama.cpp's conversion to GGUF
         "n_embd": shape.d_model,
         "n_layer": shape.layers,
         "n_head": shape.num_heads,

@@ -91,6 +91,12 @@ def test_the_folder_holds_no_optimizer_state_and_no_path(tmp_path: Path) -> None
     assert "/home/me" not in written
 
 
+def test_the_configuration_names_the_context_as_transformers_and_llama_cpp_read_it(tmp_path: Path) -> None:
+    Model(model()).export("hf", tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
+    assert config["n_positions"] == config["n_ctx"] == model().settings.seq_len
+
+
 def test_the_model_card_has_the_figures_of_the_run_and_no_license(tmp_path: Path) -> None:
     Model(model()).export("hf", tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
