@@ -1,4 +1,4 @@
-"""Register a tokenizer and a metric of your own, and train with them."""
+"""Register a tokenizer, an optimizer and a metric of your own, and train with them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 import gpt_core
 from gpt_core import tokenizers
+from gpt_core.model.parameters import Parameters
+from gpt_core.optim import Optimizer
+from gpt_core.registry import OPTIMIZERS
 from gpt_core.tokenizers.base import BaseTokenizer
 from gpt_core.tokenizers.protocol import FIRST_BYTE, check_vocab_size
 from gpt_core.training import metrics
@@ -40,8 +43,22 @@ class ByteTokenizer(BaseTokenizer):
         return np.frombuffer(data, np.uint8).astype(np.int32) + FIRST_BYTE
 
 
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum (Polyak 1964)."""
+
+    state_names: ClassVar[tuple[str, ...]] = ("momentum",)
+
+    def update(self, gradients: Parameters, step: int, lr_share: float, scale: float) -> None:
+        """With g = scale * gradient: m = 0.9 m + g,  p = p - lr m."""
+        for segment in self.segments:  # parameters that share a learning rate
+            p, m = self.parameters.values_of(segment), self.state["momentum"].values_of(segment)
+            m *= 0.9
+            m += np.float32(scale) * gradients.values_of(segment)
+            p -= np.float32(self.learning_rates[segment.lr_group] * lr_share) * m
+
+
 def main() -> None:
-    """Train with one token per byte, and print the number of tokens seen, as a metric."""
+    """Train with one token per byte and SGD, and print the number of tokens seen, as a metric."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("text", nargs="?", help="training text (default: the shipped one)")
     parser.add_argument("--models-dir", default="my-bytes", help="folder for checkpoints")
@@ -50,12 +67,13 @@ def main() -> None:
     options = parser.parse_args()
 
     tokenizers.register("bytes", ByteTokenizer)
+    OPTIMIZERS.register("sgd", SGD)
     metrics.register(
         metrics.Metric("tokens", "tokens seen", "", "tokens", "short", StepCompleted, lambda step: step.tokens)
     )
     run = gpt_core.train(
-        options.text, tokenizer="bytes", vocab_size=260, models_dir=options.models_dir, max_steps=options.max_steps,
-        **(TINY if options.tiny else {}),
+        options.text, tokenizer="bytes", vocab_size=260, optimizer="sgd", learning_rate=0.3,
+        models_dir=options.models_dir, max_steps=options.max_steps, **(TINY if options.tiny else {}),
     )  # fmt: skip
     result = run.result()
     print(f"{result.metrics['tokens']:,.0f} tokens seen, train loss {result.train_loss:.3f}")

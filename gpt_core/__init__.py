@@ -19,8 +19,8 @@
     gpt2 = gpt_core.load(gpt_core.import_model("gpt2"))  # a folder that transformers wrote
 
 Every setting of `gpt-tui config` is a keyword argument of `train`. Tokenizers are registered with
-`gpt_core.tokenizers.register`, metrics with `gpt_core.training.metrics.register`. The package knows nothing of
-terminals; `gpt_tui` is one user of it.
+`gpt_core.tokenizers.register`, metrics with `gpt_core.training.metrics.register`, optimizers with
+`gpt_core.registry.OPTIMIZERS.register`. The package does not depend on a terminal; `gpt_tui` is one user of it.
 
 Importing the package is cheap: NumPy and the compiled kernels are loaded when a name below is first used.
 """

@@ -88,6 +88,8 @@ def train(
     """
     if isinstance(train_file, str) and not train_file:  # as of a variable without a value: not the default text
         raise ConfigError("train_file: got '', expected a path (from argument)")
+    if not isinstance(overwrite, bool | np.bool_):  # such as "no", which counts as true
+        raise ConfigError(f"overwrite: got {shown(overwrite)}, expected true or false (from argument)")
     values = settings if train_file is None else {"train_file": train_file, **settings}
     file = checked_path("config_file", config_file) if config_file is not None else None
     overrides = read_overrides(preset, file, foreign=PREFERENCES)
@@ -128,7 +130,8 @@ def import_model(source: PathLike, output: PathLike | None = None, *, progress: 
     """Convert a model of another program to a checkpoint, and return its path.
 
     Args:
-        source: Folder of a GPT-2 or Qwen3 model as `save_pretrained` of transformers writes it, or a GGUF file.
+        source: Folder of a GPT-2 model as `save_pretrained` of transformers writes it, or a GGUF file of one; or of a
+            Qwen3 model with as many key heads as query heads and a rope_theta of 10000, as `Model.export` writes it.
         output: Checkpoint to create, which ends in `.safetensors`; None for one named after the source in `models`.
         progress: Receives the activity and its completed fraction.
 

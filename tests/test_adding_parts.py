@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 import gpt_core
 from gpt_core import tokenizers
+from gpt_core.errors import RunExistsError
 from gpt_core.model.parameters import Parameters
 from gpt_core.optim import Optimizer
 from gpt_core.registry import OPTIMIZERS
@@ -24,7 +25,10 @@ from gpt_core.training.metrics import Metric
 from gpt_tui.headless.event_text import figures
 from gpt_tui.session.run_events import advance_all
 from gpt_tui.session.run_finder import RunInfo, RunStatus
+from gpt_tui.session.run_preview import existing_run
 from gpt_tui.session.run_state import RunState
+from gpt_tui.tabs.checkpoints.files import FolderScanner
+from gpt_tui.tabs.checkpoints.presenter import status_cell, verification_of
 from gpt_tui.tabs.runs.presenter import log_rows
 from tests.core.training_samples import write_texts
 from tests.tui.app_bench import running_app
@@ -113,6 +117,11 @@ def test_a_checkpoint_of_a_part_that_is_not_registered_is_refused_by_name(
         f"{checkpoint}: its {part} is not registered: got {name!r}, expected one of {', '.join(others)}; "
         "load it in a program that registers it"
     )
+    contents = FolderScanner(str(checkpoint.parent)).scan()
+    assert {status_cell(file, verification_of(file, {}))[0] for file in contents.files} == {"✗ unusable"}
+    assert existing_run(str(checkpoint.parent)) == "a checkpoint that cannot be used here"
+    with pytest.raises(RunExistsError, match=r"safetensors \(not usable here\)"):
+        gpt_core.train(tmp_path / "train.en", models_dir=checkpoint.parent, layers=1, seq_len=16)
     monkeypatch.undo()
     assert gpt_core.load(checkpoint).step == 1
 

@@ -86,6 +86,7 @@ def test_an_empty_text_is_refused_in_one_line(folder: Path, script: str) -> None
 def test_own_parts_are_trained_with(folder: Path) -> None:
     printed = run(folder, "custom_parts.py", "train.en", "--tiny", "--models-dir", "bytes", "--max-steps", "5")
     tokens = int(printed.split()[0].replace(",", ""))
+    assert b'\\"optimizer\\":\\"sgd\\"' in (folder / "bytes" / "ckpt_latest.safetensors").read_bytes()
     assert 5 * 16 * 60 < tokens <= 5 * 16 * 64  # 5 steps of 16 windows of at most 64 tokens
     sentences = (folder / "eval.en").read_text().split(". ") + (folder / "train.en").read_text().split(". ")
     words = " ".join(printed.splitlines()[1].split()[:2])

@@ -12,7 +12,7 @@ from typing import NamedTuple, cast
 
 from gpt_core import files
 from gpt_core.bridges.self_check import Exported, SelfCheck, check_export
-from gpt_core.errors import ConfigError, ExportError
+from gpt_core.errors import ConfigError, ExportError, shown
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.progress import Progress, ignore_progress
 
@@ -119,8 +119,8 @@ def checked_number_type(format_name: str, number_type: str | None) -> str:
     Raises:
         ConfigError: There is no such format, or it does not have this number type.
     """
-    if format_name not in FORMATS:
-        raise ConfigError(f"export format: got {format_name!r}, expected one of {', '.join(FORMATS)}")
+    if not isinstance(format_name, str) or format_name not in FORMATS:
+        raise ConfigError(f"export format: got {shown(format_name)}, expected one of {', '.join(FORMATS)}")
     known = FORMATS[format_name].number_types
     if number_type is None:
         return known[0]

@@ -27,6 +27,7 @@ from gpt_core.errors import (
     BetterModelError,
     CheckpointError,
     ConfigError,
+    DamagedCheckpointError,
     FolderInUseError,
     GptError,
     NotACheckpointError,
@@ -56,12 +57,15 @@ class DamagedCheckpoint(NamedTuple):
         kind: Kind of a checkpoint by its name.
         error: One line that names the file and the fault.
         is_foreign: True if it was not saved by this program, by its content.
+        is_damaged: True if it is not as it was saved. Else it is foreign or of another version, needs a tokenizer or an
+            optimizer that is not registered, or cannot be read.
     """
 
     path: Path
     kind: str
     error: str
-    is_foreign: bool = False
+    is_foreign: bool
+    is_damaged: bool
 
 
 Listing = list[CheckpointInfo | DamagedCheckpoint]
@@ -377,7 +381,8 @@ class CheckpointStore:
     def _refusal(self, others: Sequence[CheckpointInfo | DamagedCheckpoint]) -> RunExistsError:
         first = others[0]
         if isinstance(first, DamagedCheckpoint):
-            state = "not a gpt-tui checkpoint" if first.is_foreign else "damaged"
+            unusable = "damaged" if first.is_damaged else "not usable here"
+            state = "not a gpt-tui checkpoint" if first.is_foreign else unusable
         else:
             state = f"step {first.step:,}"
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
@@ -392,7 +397,12 @@ def _read_header(path: Path) -> CheckpointInfo | DamagedCheckpoint:
     try:
         return peek_checkpoint(path)
     except CheckpointError as error:
-        return DamagedCheckpoint(path, kind_of(path.name), str(error), isinstance(error, NotACheckpointError))
+        return _unusable(path, error)
+
+
+def _unusable(path: Path, error: CheckpointError) -> DamagedCheckpoint:
+    is_foreign, is_damaged = (isinstance(error, kind) for kind in (NotACheckpointError, DamagedCheckpointError))
+    return DamagedCheckpoint(path, kind_of(path.name), str(error), is_foreign, is_damaged)
 
 
 def _infos(listing: Iterable[CheckpointInfo | DamagedCheckpoint]) -> list[CheckpointInfo]:
@@ -421,5 +431,5 @@ def _load_first(
         try:
             return Loaded(read_checkpoint(info.path, optimizer_state=optimizer_state), damaged)
         except CheckpointError as error:
-            damaged = [*damaged, DamagedCheckpoint(info.path, info.kind, str(error))]
+            damaged = [*damaged, _unusable(info.path, error)]
     return Loaded(None, damaged)

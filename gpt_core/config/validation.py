@@ -191,6 +191,8 @@ def checked(key: str, value: object, source: str = "") -> object:
         accepted = getattr(msgspec.convert({stored: value}, Settings), stored)
     except (msgspec.ValidationError, UnicodeEncodeError):  # the latter: bytes of a word that are not UTF-8
         accepted = None
+    if isinstance(value, set | frozenset):  # of names, whose order differs from process to process
+        accepted = None
     choices = fields()[key].choices()
     if accepted is None or (choices and accepted not in choices):
         near = closest(value, choices) if choices else _with_decimal_point(key, value)
@@ -280,7 +282,7 @@ def expected(key: str) -> str:
     if isinstance(kind, inspect.BoolType):
         return "true or false"
     if key in TEXTS:
-        return f"a file, a folder or a pattern; several separated by {NAME_SEPARATOR}"
+        return f"a file, a folder or a pattern; several as a list, or separated by {NAME_SEPARATOR}"
     if isinstance(kind, inspect.StrType):
         return "text that is not empty" if kind.min_length else "text"
     assert isinstance(kind, inspect.IntType | inspect.FloatType)

@@ -204,6 +204,8 @@ def _with_biases(parameters: Parameters) -> Parameters:
 def _remove(parameters: Parameters, part: Part, means: MeanOutputs | None) -> None:
     """Set the output of a part to 0, or to its mean, in these weights. Raises ValueError for an unknown part."""
     shape = parameters.shape
+    if not isinstance(part, Part):
+        raise ValueError(f"parts: got {shown(part)}, expected a Part each, as `all_parts` returns them")
     if part.kind not in PROJECTIONS:
         raise ValueError(f"part: got the kind {shown(part.kind)}, expected one of {', '.join(PROJECTIONS)}")
     if not 0 <= part.layer < shape.layers or (part.kind == "head" and not 0 <= part.head < shape.num_heads):

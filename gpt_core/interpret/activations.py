@@ -8,13 +8,14 @@ from the buffers.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from gpt_core.config.settings import ModelShape
+from gpt_core.errors import shown
 from gpt_core.kernels.arrays import Activations, Array, as_ids, not_finite_is_expected, widened
 from gpt_core.model.gpt import GPT
 from gpt_core.model.layers.attention import CausalSelfAttention
@@ -39,12 +40,13 @@ def activation_names(shape: ModelShape) -> list[str]:
     return [EMBEDDING, *blocks, FINAL_NORM, LOGITS]
 
 
-def trace(model: GPT, tokens: ArrayLike | None = None, names: Collection[str] | None = None) -> Trace:
+def trace(model: GPT, tokens: ArrayLike | None = None, names: Iterable[str] | None = None) -> Trace:
     """Return activations of a forward pass by name, as copies.
 
     The stages are those of GPT-2 (Radford et al. 2019); `h.0` is the first block. With other layers, norms are RMS
     norms, q and k are those that are multiplied, normalized and rotated, there is no wpe, the head is lm_head, and the
-    activation of the MLP has its name. For `.swiglu`, hidden is (B, T, 2F), gates and hidden units side by side:
+    activation of the MLP has its name. For `.swiglu`, hidden is (B, T, 2F), gates and hidden units side by side. With
+    `x0_shortcut`, the input of a block after the first is the output of the one before plus x0_scale times embedding:
 
         embedding                (B, T, C)     wte[token] + wpe[position]
         h.0.ln_1                 (B, T, C)     layer norm of the block's input
@@ -56,7 +58,7 @@ def trace(model: GPT, tokens: ArrayLike | None = None, names: Collection[str] | 
         h.0.ln_2                 (B, T, C)     layer norm of it
         h.0.mlp.hidden, .gelu    (B, T, F)     hidden units before and after GELU
         h.0.mlp.out              (B, T, C)     output projection of them, which is added to resid_mid
-        h.0.out                  (B, T, C)     that sum, the input of the next block
+        h.0.out                  (B, T, C)     that sum, the output of the block
         ln_f                     (B, T, C)     final norm
         logits                   (B, T, V)     ln_f times wteᵀ
 
@@ -70,10 +72,11 @@ def trace(model: GPT, tokens: ArrayLike | None = None, names: Collection[str] | 
         ValueError: The tokens do not fit the model, a name is unknown, or there is no last batch.
     """
     known = activation_names(model.shape)
-    if unknown := sorted(set(names or ()) - set(known)):
+    wanted = set(known if names is None else names)
+    if unknown := sorted(wanted - set(known)):
         raise ValueError(f"names: got {unknown[0]!r}, expected names such as {known[0]!r} and {known[1]!r}")
     run(model, tokens)
-    return {name: _activation(model, name) for name in known if names is None or name in names}
+    return {name: _activation(model, name) for name in known if name in wanted}
 
 
 def attention(model: GPT, tokens: ArrayLike | None = None, layers: Sequence[int] | None = None) -> Array:
@@ -91,9 +94,14 @@ def attention(model: GPT, tokens: ArrayLike | None = None, layers: Sequence[int]
         IndexError: There is no such layer.
     """
     run(model, tokens)
-    blocks = model.transformer.blocks
-    chosen = range(len(blocks)) if layers is None else layers
-    return np.stack([attention_probabilities(blocks[layer].attn, model.shape) for layer in chosen])
+    blocks, (B, T, _), H = model.transformer.blocks, model.batch, model.shape.num_heads
+    chosen = range(len(blocks)) if layers is None else list(layers)
+    found = np.empty((len(chosen), B, H, T, T), np.float32)
+    for probabilities, layer in zip(found, chosen, strict=True):
+        if not -len(blocks) <= layer < len(blocks):
+            raise IndexError(f"layers: got {layer}, expected 0 to {len(blocks) - 1}")
+        probabilities[...] = attention_probabilities(blocks[layer].attn, model.shape)
+    return found
 
 
 def run(model: GPT, tokens: ArrayLike | None) -> None:
@@ -102,6 +110,13 @@ def run(model: GPT, tokens: ArrayLike | None) -> None:
         _ = model.batch  # raises ValueError
     else:
         model.forward(as_ids(tokens))
+
+
+def checked_count(name: str, value: int, minimum: int = 0) -> int:
+    """Return a count. Raises ValueError for anything but a whole number of at least `minimum`."""
+    if not isinstance(value, int | np.integer) or value < minimum:
+        raise ValueError(f"{name}: got {shown(value)}, expected a whole number of at least {minimum}")
+    return int(value)
 
 
 @not_finite_is_expected

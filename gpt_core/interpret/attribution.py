@@ -29,8 +29,12 @@ def attribution(model: GPT, tokens: ArrayLike, next_tokens: ArrayLike) -> Array:
         ValueError: The arrays do not fit together or the model.
     """
     tokens, next_tokens = as_ids(tokens), as_ids(next_tokens, "next_tokens")
+    if tokens.ndim != 2 or not tokens.size:
+        raise ValueError(f"tokens: got shape {tokens.shape}, expected (B, T) with B and T of at least 1")
     if next_tokens.shape != tokens.shape[:1]:
         raise ValueError(f"next_tokens: got shape {next_tokens.shape}, expected one id per sequence of {tokens.shape}")
+    if next_tokens.min() < 0:  # -1 would be no target
+        raise ValueError(f"next_tokens: got {next_tokens.min()}, expected ids from 0 to {model.shape.vocab_size - 1}")
     targets = np.full(tokens.shape, -1, np.int32)
     targets[:, -1] = next_tokens
     passes = GPT(model.parameters, model.products)  # nothing frozen: the backward pass reaches the embedding

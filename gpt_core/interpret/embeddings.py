@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from gpt_core.interpret.activations import checked_count
 from gpt_core.kernels.arrays import Array, as_ids, not_finite_is_expected
 from gpt_core.model.layers.embedding import WTE
 from gpt_core.model.layers.layer import Ids
@@ -56,14 +57,11 @@ def neighbors(
         candidates: Ids that may be neighbors, such as those that the tokenizer uses; None for all.
 
     Raises:
-        ValueError: An id is not in the vocabulary.
+        ValueError: An id is not in the vocabulary, or `count` is negative.
     """
-    wte = parameters[WTE]
-    asked = as_ids(tokens)
-    others = as_ids(np.arange(len(wte)) if candidates is None else candidates, "candidates")
-    for name, ids in (("tokens", asked), ("candidates", others)):
-        if ids.ndim != 1 or (ids.size and not 0 <= ids.min() <= ids.max() < len(wte)):
-            raise ValueError(f"{name}: expected ids (N,) from 0 to {len(wte) - 1}")
+    wte, count = parameters[WTE], checked_count("count", count)
+    asked = _ids_of_vocabulary(tokens, "tokens", len(wte))
+    others = _ids_of_vocabulary(np.arange(len(wte)) if candidates is None else candidates, "candidates", len(wte))
     cosines: Array = _unit_rows(wte[asked]) @ _unit_rows(wte[others]).T  # (N, candidates)
     is_same = asked[:, None] == others[None]
     cosines[is_same] = -np.inf
@@ -82,9 +80,10 @@ def embedding_map(parameters: Parameters, tokens: ArrayLike) -> EmbeddingMap:
     Raises:
         ValueError: There are fewer than two tokens or channels, or an id is not in the vocabulary.
     """
-    wte, ids = parameters[WTE], as_ids(tokens)
-    if ids.ndim != 1 or len(ids) < 2 or wte.shape[1] < 2 or not 0 <= ids.min() <= ids.max() < len(wte):
-        raise ValueError(f"tokens: expected at least two ids from 0 to {len(wte) - 1}, and two channels")
+    wte = parameters[WTE]
+    ids = _ids_of_vocabulary(tokens, "tokens", len(wte))
+    if len(ids) < 2 or wte.shape[1] < 2:
+        raise ValueError(f"tokens: got {len(ids)} ids in {wte.shape[1]} channels, expected at least two of each")
     rows = wte[ids].astype(np.float64)
     rows -= rows.mean(axis=0)
     variances, axes = np.linalg.eigh(rows.T @ rows)  # ascending
@@ -92,6 +91,15 @@ def embedding_map(parameters: Parameters, tokens: ArrayLike) -> EmbeddingMap:
     axes *= np.sign(np.take_along_axis(axes, np.abs(axes).argmax(axis=0)[None], axis=0))
     total = max(float(variances.sum()), np.finfo(np.float64).tiny)
     return EmbeddingMap((rows @ axes).astype(np.float32), (variances[:-3:-1] / total).astype(np.float32))
+
+
+def _ids_of_vocabulary(ids: ArrayLike, name: str, vocab_size: int) -> Ids:
+    """Return ids (N,). Raises ValueError if one is not in the vocabulary."""
+    found = as_ids(ids, name)
+    if found.ndim != 1 or (found.size and not 0 <= found.min() <= found.max() < vocab_size):
+        got = f"{found.min()} to {found.max()}" if found.ndim == 1 else f"shape {found.shape}"
+        raise ValueError(f"{name}: got {got}, expected ids (N,) from 0 to {vocab_size - 1}")
+    return found
 
 
 def _unit_rows(rows: Array) -> Array:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpt_core.interpret.activations import attention_probabilities, run
+from gpt_core.interpret.activations import attention_probabilities, checked_count, run
 from gpt_core.kernels.arrays import Array, as_ids, not_finite_is_expected
 from gpt_core.model.gpt import GPT
 
@@ -101,8 +101,14 @@ def repeated_tokens(candidates: ArrayLike, length: int, *, sequences: int = 4, s
         length: Tokens per sequence (n); twice as many must fit into the context.
         sequences: Number of sequences (B).
         seed: Random seed.
+
+    Raises:
+        ValueError: There are no candidates (N,), or no tokens or sequences are asked for.
     """
     candidates, random = as_ids(candidates, "candidates"), np.random.default_rng(seed)
+    if candidates.ndim != 1 or not candidates.size:
+        raise ValueError(f"candidates: got shape {candidates.shape}, expected ids (N,) with N of at least 1")
+    length, sequences = checked_count("length", length, 1), checked_count("sequences", sequences, 1)
     enough = len(candidates) >= length
     rows = [random.choice(candidates, size=length, replace=not enough) for _ in range(sequences)]
     return np.tile(np.stack(rows), (1, 2))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpt_core.interpret.activations import residual_logits, residual_places, run
+from gpt_core.interpret.activations import checked_count, residual_logits, residual_places, run
 from gpt_core.kernels import cross_entropy
 from gpt_core.kernels.arrays import Array, as_ids, not_finite_is_expected
 from gpt_core.model.gpt import GPT
@@ -83,11 +83,11 @@ def next_tokens(model: GPT, tokens: ArrayLike, count: int = 8) -> NextTokens:
         count: Tokens per position (K), at most the size of the vocabulary.
 
     Raises:
-        ValueError: The tokens do not fit the model.
+        ValueError: The tokens do not fit the model, or `count` is negative.
     """
-    tokens = as_ids(tokens)
+    tokens, K = as_ids(tokens), min(checked_count("count", count), model.shape.vocab_size)
     run(model, tokens)
-    (B, T), K = tokens.shape, min(count, model.shape.vocab_size)
+    B, T = tokens.shape
     ids, probabilities = np.empty((B * T, K), np.int32), np.empty((B * T, K), np.float32)
     entropy, of_targets = np.empty(B * T, np.float32), np.zeros(B * T, np.float32)
     ranks = np.zeros(B * T, np.int32)
@@ -121,7 +121,8 @@ def text_predictions(model: GPT, ids: ArrayLike, count: int = 8, progress: Progr
         progress: Called before each window; may raise to end the work.
 
     Raises:
-        ValueError: The ids do not fit the model, there are none, or the context holds no two of them.
+        ValueError: The ids do not fit the model, there are none, the context holds no two of them, or `count` is
+            negative.
     """
     ids, T = as_ids(ids, "ids"), model.shape.seq_len
     N = len(ids) if ids.ndim == 1 else 0
@@ -159,11 +160,12 @@ def logit_lens(
         positions: Positions to return, T of the result; None for all.
 
     Raises:
-        ValueError: The tokens do not fit the model, or there is no last batch.
+        ValueError: The tokens do not fit the model, there is no last batch, or `count` is negative.
         IndexError: There is no such position.
     """
+    K = min(checked_count("count", count), model.shape.vocab_size)
     run(model, tokens)
-    (B, T, _), K = model.batch, min(count, model.shape.vocab_size)
+    B, T, _ = model.batch
     rows = np.arange(B * T).reshape(B, T)[:, slice(None) if positions is None else list(positions)]
     places = residual_places(model)
     ids = np.empty((len(places), rows.size, K), np.int32)

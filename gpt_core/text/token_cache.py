@@ -51,6 +51,7 @@ def load_tokens(
 
     Raises:
         CorpusError: The text cannot be read or has no tokens, or no cache can be written.
+        TokenizerError: An id is not in the vocabulary.
     """
     folders = cache_folders(source.cache_path, cache_dir)
     for folder in folders:
@@ -174,6 +175,7 @@ def _encode_into(
 
     Raises:
         CorpusError: The text cannot be read or has no tokens.
+        TokenizerError: An id is not in the vocabulary.
         OSError: The cache cannot be written.
     """
     with new_cache_file(folder) as cache:

@@ -58,6 +58,7 @@ def write_token_file(
 
     Raises:
         CorpusError: The text cannot be read, or has no tokens.
+        TokenizerError: An id is not in the vocabulary.
         OSError: The file cannot be written.
     """
     dtype = _id_dtype(tokenizer)

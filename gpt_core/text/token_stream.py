@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt_core.errors import CorpusError
+from gpt_core.errors import CorpusError, TokenizerError
 from gpt_core.progress import Progress, ignore_progress
 from gpt_core.tokenizers import BOS, Tokenizer
 from gpt_core.tokenizers.blocks import join_parts
@@ -171,6 +171,9 @@ def encode_parts(
 
     Yields:
         Pairs of ids and the number of documents that end in them.
+
+    Raises:
+        TokenizerError: An id is not in the vocabulary: a registered tokenizer is wrong.
     """
     with ThreadPoolExecutor(threads, "encoder") as pool:
         pending: deque[tuple[Future[tuple[NDArray[np.int32], bool]], int]] = deque()
@@ -180,9 +183,19 @@ def encode_parts(
             is_open = len(ends) == 0 or int(ends[-1]) < len(text)
             if len(pending) > threads:
                 job, ended = pending.popleft()
-                yield job.result()[0], ended
+                yield _checked_ids(job.result()[0], tokenizer), ended
         for job, ended in pending:
-            yield job.result()[0], ended
+            yield _checked_ids(job.result()[0], tokenizer), ended
+
+
+def _checked_ids(ids: NDArray[np.int32], tokenizer: Tokenizer) -> NDArray[np.int32]:
+    """Return the ids that a tokenizer has encoded. Raises TokenizerError if one is not in its vocabulary."""
+    if ids.size and not 0 <= ids.min() <= ids.max() < tokenizer.vocab_size:
+        raise TokenizerError(
+            f"the tokenizer {tokenizer.name} encodes to ids from {ids.min()} to {ids.max()}, expected 0 to "
+            f"{tokenizer.vocab_size - 1}; correct its `encode`, or set vocab_size to a larger number"
+        )
+    return ids
 
 
 def _submit(
@@ -207,6 +220,7 @@ def tokens_of_documents(documents: Iterable[bytes], tokenizer: Tokenizer) -> Tok
 
     Raises:
         CorpusError: They have no tokens.
+        TokenizerError: An id is not in the vocabulary.
     """
     texts = list(documents)
     blocks = [ids for ids, _ in encode_parts(((text, True) for text in texts), tokenizer)]

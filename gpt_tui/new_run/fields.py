@@ -42,7 +42,6 @@ INDEPENDENT = (
 )  # fmt: skip
 
 PathProblem = Callable[[str, str], str]  # setting name and path -> problem, "" for none
-ReadStart = Callable[[str], Settings]  # path of a checkpoint -> its settings; raises GptError
 
 
 class SetupField(NamedTuple):
@@ -149,15 +148,12 @@ def with_start(texts: Mapping[str, str], preset_name: str, start: Settings | Non
     return dict(texts) | {name: filled[name] for name in names}
 
 
-def validate(
-    texts: Mapping[str, str], path_problem: PathProblem, read_start: ReadStart = start_settings, ranks: int = 1
-) -> Validated:
+def validate(texts: Mapping[str, str], path_problem: PathProblem, ranks: int = 1) -> Validated:
     """Validate each field, then the combination with each other and with the checkpoint that the run starts from.
 
     Args:
         texts: The text of each field.
         path_problem: Returns the problem of a path.
-        read_start: Returns the settings of a checkpoint.
         ranks: Number of ranks that train together.
     """
     values: dict[str, object] = {}
@@ -177,7 +173,7 @@ def validate(
     if problems:
         return Validated(None, problems)
     settings = msgspec.convert(expanded(values), Settings)
-    if settings.init_from and (problems := start_problems(settings, read_start)):
+    if settings.init_from and (problems := start_problems(settings)):
         return Validated(None, problems)
     try:
         check_together(settings)
@@ -197,10 +193,10 @@ def ranks_problems(settings: Settings, ranks: int) -> dict[str, str]:
     return {}
 
 
-def start_problems(settings: Settings, read_start: ReadStart) -> dict[str, str]:
+def start_problems(settings: Settings) -> dict[str, str]:
     """Return why a run cannot start from its checkpoint, by the field to change."""
     try:
-        start = read_start(settings.init_from)
+        start = start_settings(settings.init_from)
     except GptError as error:
         return {"init_from": error.reason}
     return {

@@ -17,7 +17,7 @@ SMALL_GAP = 0.2
 the eval text. The train loss is a moving average of steps before the evaluation, so it lags by about that much."""
 LARGE_GAP = 0.7
 """Nats from which the model memorizes: about ln 2, so that a token of the training text is twice as probable."""
-MAX_PASSAGE = 80  # characters of a passage
+MAX_PASSAGE = 80  # characters of a passage that are shown
 
 
 class Gap(NamedTuple):
@@ -64,7 +64,7 @@ def gap_text(train_loss: float, eval_loss: float, passes: float) -> str:
     return str(gap_of(train_loss, eval_loss, passes) or "")
 
 
-def copied_text(passage: str | None, searched: int = 0, length: int = MAX_PASSAGE, *, sample: str = "") -> str:
+def copied_text(passage: str | None, searched: int = 0, *, sample: str = "") -> str:
     """Return the longest passage of a sample from the training text; "" where it is not known.
 
     Its length is in words, without those that it has only a part of, or in characters in a script without spaces
@@ -73,7 +73,6 @@ def copied_text(passage: str | None, searched: int = 0, length: int = MAX_PASSAG
     Args:
         passage: The passage; "" for none, None if unknown.
         searched: Tokens at the start of the training text that were searched; 0 for all.
-        length: Maximum number of characters of the passage that are shown.
         sample: The prompt and the sample.
     """
     if passage is None:
@@ -85,7 +84,7 @@ def copied_text(passage: str | None, searched: int = 0, length: int = MAX_PASSAG
     count = counted(len("".join(words)), "character")
     if not any(map(is_unspaced, passage)) and len(whole := whole_words(passage, sample).split()) > 1:
         count, passage = counted(len(whole), "word"), " ".join(whole)
-    return f"longest passage from {where}: {count}: “{one_line(passage, length)}”"
+    return f"longest passage from {where}: {count}: “{one_line(passage, MAX_PASSAGE)}”"
 
 
 def whole_words(passage: str, sample: str) -> str:

@@ -224,14 +224,14 @@ class ModelLoader:
         raise CheckpointError(f"no model yet in {self.models_dir}{broken}; start training first")
 
 
-def models_of_other_runs(models_dir: Path, around: Path = Path()) -> list[OtherModel]:
-    """Return the checkpoints to chat with of the runs below `models_dir` and `around`, up to two per run.
+def models_of_other_runs(models_dir: Path) -> list[OtherModel]:
+    """Return the checkpoints to chat with of the runs below `models_dir` and the working folder, up to two per run.
 
     Of each run, these are the one that `AUTOMATIC` would select and the newest one. Runs in training come first, then
     those whose newest checkpoint is newest.
     """
     found: list[tuple[bool, float, str, list[OtherModel]]] = []
-    for folder in log_folders([models_dir, around]):
+    for folder in log_folders([models_dir, Path()]):
         if is_same_folder(folder, models_dir):
             continue
         candidates = chat_candidates(CheckpointStore(folder).list())

@@ -160,8 +160,9 @@ def existing_run(models_dir: str) -> str:
     newest = next((info for info in found if isinstance(info, CheckpointInfo)), None)
     if newest is not None:
         return f"a run at step {integer(newest.step)}"
-    if any(isinstance(info, DamagedCheckpoint) and not info.is_foreign for info in found):
-        return "a damaged checkpoint"
+    unusable = [info for info in found if isinstance(info, DamagedCheckpoint) and not info.is_foreign]
+    if unusable:
+        return "a damaged checkpoint" if unusable[0].is_damaged else "a checkpoint that cannot be used here"
     return "a file that is not a gpt-tui checkpoint" if found else ""
 
 

@@ -268,6 +268,8 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
         export_model(model(), "gguf", tmp_path / "out", number_type="q4_k")
     with pytest.raises(ConfigError, match="export format: got 'onnx', expected one of hf, gguf, html"):
         export_model(model(), "onnx", tmp_path / "out")
+    with pytest.raises(ConfigError, match="export format: got a list, expected one of hf, gguf, html"):
+        export_model(model(), ["hf"], tmp_path / "out")  # type: ignore[arg-type]
     huge = replace(model(), parameters=model().parameters.copy())
     huge.parameters["h.0.attn.c_attn.weight"][0, 0] = 1e5
     refusal = r"c_attn.weight: got a weight of magnitude 100000, expected at most 65,504 for f16; use type f32 or bf16"

@@ -113,6 +113,7 @@ def test_reading_a_trace_changes_no_later_gradient(model, tokens):
 def test_a_trace_is_a_copy_and_has_only_the_names_asked_for(model, tokens):
     found = interpret.trace(model, tokens, ["h.1.out", "embedding"])
     assert list(found) == ["embedding", "h.1.out"]
+    assert list(interpret.trace(model, tokens, iter(["h.1.out", "embedding"]))) == ["embedding", "h.1.out"]
     kept = {name: values.copy() for name, values in found.items()}
     interpret.trace(model, tokens[:, ::-1])
     assert all(np.array_equal(found[name], kept[name]) for name in kept)
@@ -191,6 +192,24 @@ READERS = {
 REPEATED = np.array([[1, 2, 3, 1, 2, 3]], np.int32)
 
 
+COUNTED = {
+    "next_tokens": lambda model, ids, count: interpret.next_tokens(model, ids, count).ids,
+    "text_predictions": lambda model, ids, count: interpret.text_predictions(model, ids[0], count).ids,
+    "logit_lens": lambda model, ids, count: interpret.logit_lens(model, ids, count).ids,
+    "neighbors": lambda model, ids, count: interpret.neighbors(model.parameters, ids[0], count).ids,
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_a_number_of_tokens_is_a_whole_number_from_0(name, model, tokens):
+    read = COUNTED[name]
+    assert read(model, tokens, 0).shape[-1] == 0
+    assert read(model, tokens, np.int64(3)).shape[-1] == 3
+    for other in (-1, 2.5, "3"):
+        with pytest.raises(ValueError, match=rf"count: got {other!r}, expected a whole number of at least 0"):
+            read(model, tokens, other)
+
+
 @pytest.mark.parametrize("name", READERS)
 def test_ids_may_be_integers_of_any_type_and_nothing_else(name, model, tokens):
     read, ids = READERS[name], tokens[:, : T // 2]  # half of a row each: not contiguous
@@ -217,6 +236,9 @@ def test_attention_equals_the_reference_and_its_rows_sum_to_1(model, tokens, exp
     np.testing.assert_allclose(found.sum(axis=-1), 1.0, rtol=1e-5)
     assert not found[..., np.triu(np.ones((T, T), bool), 1)].any()
     np.testing.assert_array_equal(interpret.attention(model, tokens, [2, 0]), found[[2, 0]])
+    assert interpret.attention(model, tokens, []).shape == (0, B, SHAPE.num_heads, T, T)
+    with pytest.raises(IndexError, match="layers: got 3, expected 0 to 2"):
+        interpret.attention(model, tokens, [0, 3])
 
 
 def test_attention_of_extreme_scores_is_finite(weights, tokens):
@@ -420,6 +442,15 @@ def test_repeated_tokens_repeat_once_and_are_reproducible():
     np.testing.assert_array_equal(found, interpret.repeated_tokens(candidates, 4, sequences=2, seed=3))
     assert not np.array_equal(found, interpret.repeated_tokens(candidates, 4, sequences=2, seed=4))
     assert set(interpret.repeated_tokens(candidates, 9)[0]) <= {5, 7, 9, 11}
+    for wrong, message in (
+        (([], 3), r"candidates: got shape \(0,\), expected ids \(N,\) with N of at least 1"),
+        (([candidates], 3), r"candidates: got shape \(1, 4\)"),
+        ((candidates, 0), "length: got 0, expected a whole number of at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            interpret.repeated_tokens(*wrong)
+    with pytest.raises(ValueError, match="sequences: got 0, expected a whole number of at least 1"):
+        interpret.repeated_tokens(candidates, 3, sequences=0)
 
 
 def test_induction_scores_refuse_a_sequence_that_does_not_repeat(model, tokens):
@@ -519,6 +550,8 @@ def test_names_of_parts_and_errors_of_unknown_ones(model, tokens):
         interpret.ablate(model.parameters, [Part("mlp", 3)])
     with pytest.raises(ValueError, match="part: got the kind 'heads', expected one of head, attn, mlp, block"):
         interpret.ablate(model.parameters, [Part("heads", 0, 1)])
+    with pytest.raises(ValueError, match="parts: got 'mlp', expected a Part each"):
+        interpret.ablate(model.parameters, Part("mlp", 0))
     with pytest.raises(ValueError, match="part: got the kind 'heads', expected one of head, attn, mlp, block"):
         list(interpret.ablations(model, tokens, tokens, [Part("heads", 0, 1)]))
     with pytest.raises(ValueError, match="kind: got 'Mean', expected one of zero, mean"):
@@ -549,8 +582,8 @@ def test_neighbors_are_candidates_and_an_embedding_of_zeros_has_the_cosine_0(wei
     assert found.ids.shape == (2, 3)
     assert set(found.ids[0].tolist()) == {8, 9, 10}
     np.testing.assert_array_equal(found.cosines[0], 0.0)
-    for wrong in (np.array([101]), np.array([-1]), np.array([[1]])):
-        with pytest.raises(ValueError, match=r"tokens: expected ids \(N,\) from 0 to 100"):
+    for wrong, got in (([3, 101], "3 to 101"), ([-1], "-1 to -1"), ([[1]], r"shape \(1, 1\)")):
+        with pytest.raises(ValueError, match=rf"tokens: got {got}, expected ids \(N,\) from 0 to 100"):
             interpret.neighbors(parameters, wrong)
 
 
@@ -563,7 +596,7 @@ def test_the_embedding_map_is_the_projection_to_the_first_two_principal_componen
     signs = np.sign((found.coordinates * wanted).sum(axis=0))
     np.testing.assert_allclose(found.coordinates * signs, wanted, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(found.explained, singular[:2] ** 2 / (singular**2).sum(), rtol=1e-4)
-    with pytest.raises(ValueError, match="at least two ids"):
+    with pytest.raises(ValueError, match="tokens: got 1 ids in 24 channels, expected at least two of each"):
         interpret.embedding_map(model.parameters, np.array([1]))
 
 
@@ -622,6 +655,11 @@ def test_attribution_changes_nothing_in_the_model_and_checks_its_arguments(model
     np.testing.assert_array_equal(interpret.lens_logits(model, "h.2.out"), logits)  # the last batch is still there
     with pytest.raises(ValueError, match=r"next_tokens: got shape \(1,\), expected one id per sequence"):
         interpret.attribution(model, tokens, np.array([1], np.int32))
+    for ids in (tokens[0], tokens[:, :0]):
+        with pytest.raises(ValueError, match=r"tokens: got shape .*, expected \(B, T\) with B and T of at least 1"):
+            interpret.attribution(model, ids, [1, 2])
+    with pytest.raises(ValueError, match="next_tokens: got -1, expected ids from 0 to 100"):
+        interpret.attribution(model, tokens, [5, -1])
 
 
 def test_the_joint_ablation_is_the_change_of_loss_without_all_parts_together(model, tokens):

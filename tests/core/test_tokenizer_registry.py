@@ -106,6 +106,36 @@ def test_a_stored_tokenizer_is_read_by_the_class_of_its_name() -> None:
         assert read.sha256 == stored.sha256
 
 
+@pytest.mark.usefixtures("bytes_registered")
+def test_a_tokenizer_is_registered_under_its_own_name_alone() -> None:
+    with pytest.raises(TokenizerError, match="got 'mine' for a class whose name is 'bytes', expected the same name"):
+        tokenizers.register("mine", ByteTokenizer)
+    assert "mine" not in tokenizers.tokenizer_names()
+
+
+@pytest.mark.usefixtures("bytes_registered")
+def test_a_tokenizer_whose_ids_are_not_in_its_vocabulary_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ByteTokenizer, "encode", lambda _, data: np.frombuffer(data, np.uint8).astype(np.int32) + 260)
+    text = tmp_path / "train.en"
+    text.write_bytes(b"One.\n\nTwo.\n")
+    expected = "the tokenizer bytes encodes to ids from 1 to 379, expected 0 to 299; correct its `encode`"
+    with pytest.raises(TokenizerError, match=expected):
+        load_tokens(text_source(text), ByteTokenizer([], 300), "paragraph")
+    assert list(tmp_path.iterdir()) == [text]
+
+
+def test_training_takes_a_size_of_numpy_and_bytes_alone() -> None:
+    trained = tokenizers.train("pieces", (chunk for chunk in [b"abab", b"ab"]), np.int64(300))  # type: ignore[arg-type]
+    assert tokenizers.from_bytes(trained.to_bytes()).vocab_size == 300
+    with pytest.raises(TokenizerError, match=r"vocab_size: got 300\.0, expected a whole number"):
+        tokenizers.train("pieces", [b"abab"], 300.0)  # type: ignore[arg-type]
+    for chunks, got in ((["abab"], "'abab'"), (b"abab", "97")):
+        with pytest.raises(TokenizerError, match=f"chunks: got {got}, expected bytes; encode text first"):
+            tokenizers.train("pieces", chunks, 300)  # type: ignore[arg-type]
+
+
 def test_an_unknown_tokenizer_is_answered_with_the_closest_name() -> None:
     with pytest.raises(TokenizerError, match=r"tokenizer: got 'piece', which is not registered: did you mean pieces\?"):
         tokenizers.train("piece", [b"abc"], 300)

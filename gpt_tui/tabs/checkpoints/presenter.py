@@ -75,6 +75,11 @@ def is_foreign(file: CheckpointFile) -> bool:
     return isinstance(file.found, DamagedCheckpoint) and file.found.is_foreign
 
 
+def may_be_valid(file: CheckpointFile) -> bool:
+    """Return True for a file that cannot be used, and whose content shows no damage."""
+    return isinstance(file.found, DamagedCheckpoint) and not file.found.is_damaged
+
+
 # -- the table
 
 
@@ -112,7 +117,9 @@ def status_cell(file: CheckpointFile, verification: Verification) -> tuple[str, 
         return f"… {int(verification.progress * 100)}%", "plain"
     if verification.state == "pending":
         return "· pending", "dim"
-    return ("✗ not gpt-tui", "dim") if is_foreign(file) else ("✗ damaged", "bad")
+    if is_foreign(file):
+        return "✗ not gpt-tui", "dim"
+    return "✗ unusable" if may_be_valid(file) else "✗ damaged", "bad"
 
 
 def train_loss(info: CheckpointInfo) -> str:
