@@ -11,6 +11,7 @@ import difflib
 import errno
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
@@ -437,7 +438,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (found := known_error(error)) is None:
             raise
         line, code = found
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt) and code == 128 + signal.SIGINT:
             print(file=sys.stderr)  # ends the line of ^C
         elif line:
             print(f"{PROGRAM}: {line}", file=sys.stderr)

@@ -87,7 +87,7 @@ def test_a_signal_that_ends_a_command_removes_its_temporary_folder(
             time.sleep(0.01)
         process.send_signal(signal.Signals[name])
         _, said = process.communicate(timeout=TIMEOUT_S)
-    assert (process.returncode, said.strip()) == (code, "")
+    assert (process.returncode, said) == (code, "")
     assert list(temporary.iterdir()) == []
 
 
