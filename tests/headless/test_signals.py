@@ -70,10 +70,12 @@ def test_sigusr1_before_there_is_a_run_to_save_has_no_effect(command: str, monke
     assert cli.main([command]) == InputError.exit_code
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
 @pytest.mark.parametrize(
-    ("command", "begun"),
-    [("verify-resume", "gpt-tui-verify-resume-*/uninterrupted/metrics.jsonl"), ("bench", "gpt-tui-bench-*/*.jsonl")],
+    ("command", "begun", "name", "code"),
+    [
+        ("verify-resume", "gpt-tui-verify-resume-*/uninterrupted/metrics.jsonl", "SIGTERM", 143),
+        ("bench", "gpt-tui-bench-*/*.jsonl", "SIGHUP", 129),
+    ],
 )
 def test_a_signal_that_ends_a_command_removes_its_temporary_folder(
     command: str, begun: str, name: str, code: int, folder: Path
