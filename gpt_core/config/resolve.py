@@ -10,6 +10,7 @@ other options are one source.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -164,15 +165,23 @@ def _located(values: Mapping[str, object], folder: Path) -> dict[str, object]:
     return {**values, **paths}
 
 
-def check_resumable(checkpoint: Settings, requested: Settings, path: str) -> None:
+def check_resumable(checkpoint: Settings, requested: Settings, path: str, start: str = "") -> None:
     """Check that a run with the settings `requested` can resume from a checkpoint saved with the settings `checkpoint`.
 
     Model shape, tokenizer, kind of document, optimizer and the file that the run started from must be the same; every
     other setting may change.
 
+    Args:
+        checkpoint: Settings of the checkpoint.
+        requested: Settings of the run.
+        path: The checkpoint, for the error message.
+        start: Absolute path of the file that the run started from: relative ones depend on the working folder.
+
     Raises:
         CheckpointError: Lists each setting that differs, with both values.
     """
+    if start and requested.init_from and os.path.realpath(start) == os.path.realpath(requested.init_from):
+        requested = msgspec.structs.replace(requested, init_from=checkpoint.init_from)
     differing = [
         f"{key} is {shown(getattr(checkpoint, key))} in it, {shown(getattr(requested, key))} was requested"
         for key in MUST_AGREE

@@ -114,7 +114,8 @@ def csv_texts(blocks: Iterable[bytes], field: str, name: str) -> Iterator[bytes]
         name: Name of the file, for error messages.
 
     Raises:
-        CorpusError: There is no such field, a row does not have it, or the file is not CSV.
+        CorpusError: There is no such field, a row does not have it or has more fields than there are names, or the file
+            is not CSV.
     """
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES))  # of this process; by default 128 KiB
     lines = (line.decode() + "\n" for line in _lines(blocks, name, _AS_TEXT))
@@ -128,11 +129,14 @@ def csv_texts(blocks: Iterable[bytes], field: str, name: str) -> Iterator[bytes]
             raise _missing_field(name, field, names, f", or {_AS_TEXT}")
         column = names.index(field)
         for row in rows:
-            if len(row) > column:
+            if 0 < len(row) <= column or any(row[len(names) :]):  # else its text is cut, or that of another field
+                place = f"{name}: line {before + rows.line_num:,}"
+                raise CorpusError(
+                    f"{place}: number of fields: got {len(row)}, expected {len(names)}; "
+                    f"correct the row (fields with delimiters are in quotes), or {_AS_TEXT}"
+                )
+            if row:
                 yield row[column].encode()
-            elif row:
-                place, got = f"line {before + rows.line_num:,}", f"got {len(row)} of {len(names)} fields"
-                raise CorpusError(f"{name}: {place}: {got}; correct the row, or {_AS_TEXT}")
     except csv.Error as error:
         raise CorpusError(
             f"{name}: line {before + rows.line_num:,} is not CSV: {str(error).partition(' - ')[0]}; correct it (fields "

@@ -81,7 +81,8 @@ def open_run(
     try:
         if checkpoint is not None:
             check_unchanged(checkpoint)
-            check_resumable(checkpoint.settings, settings, str(checkpoint.path))
+            origin = checkpoint.state.origin
+            check_resumable(checkpoint.settings, settings, str(checkpoint.path), origin.path if origin else "")
             tokenizer = tokenizers.from_bytes(checkpoint.tokenizer)
         elif start is not None:
             tokenizer = start.tokenizer

@@ -11,12 +11,14 @@ import difflib
 import errno
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from gpt_tui.shared.interrupts import interrupt_exits
+from gpt_tui.shared.interrupts import interrupt_exits, skip_save_requests, terminations_interrupt
 from gpt_tui.shared.standard_streams import OutputError, discard_output, guard_standard_streams, print_utf8
 
 if TYPE_CHECKING:
@@ -405,6 +407,8 @@ COMMANDS = {
     "config": Command("print the settings as TOML, each with its source", add_settings, "config:config"),
 }
 PRINTING = COMMANDS.keys() - {"train", "watch", "serve"}  # whose result is what they print
+INTERRUPTED = PRINTING - {"chat"}  # in which Ctrl+C ends a reply alone
+"""Commands that SIGTERM and SIGHUP end as Ctrl+C does"""
 APP = Command("Train a GPT on the CPU, watch it learn, and chat with it.", add_app, "train:start")
 
 EPILOG = (
@@ -419,6 +423,7 @@ exit codes: 0 success, 1 failure, 2 invalid input; 129, 130 and 143 after SIGHUP
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program with the given arguments (default: those of the process) and return its exit code."""
+    skip_save_requests()
     guard_standard_streams()
     # NumPy's own products are small, and the threads of its pool would spin beside those of training.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -433,7 +438,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (found := known_error(error)) is None:
             raise
         line, code = found
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt) and code == 128 + signal.SIGINT:
             print(file=sys.stderr)  # ends the line of ^C
         elif line:
             print(f"{PROGRAM}: {line}", file=sys.stderr)
@@ -495,7 +500,8 @@ def run(arguments: list[str], ranks: Communicator | None) -> int:
     from gpt_core.errors import GptError
 
     try:
-        code: int = command_function(options)
+        with terminations_interrupt() if name in INTERRUPTED and ranks is None else nullcontext():
+            code: int = command_function(options)
     except GptError as error:
         error.args = (parser.as_typed(str(error), options),)
         raise

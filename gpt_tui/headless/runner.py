@@ -31,7 +31,7 @@ from gpt_core.training.setup import open_run
 from gpt_core.training.shared_runs import join_runs
 from gpt_core.training.trainer import Trainer
 from gpt_tui.headless.reporters import Reporter, reporter_for
-from gpt_tui.headless.signals import Interrupted, RunSignals
+from gpt_tui.headless.signals import RunSignals
 from gpt_tui.headless.terminal_chat import at_terminals, converse
 from gpt_tui.session.exchange_text import exchange_text
 from gpt_tui.session.log_replay import with_earlier_part
@@ -41,6 +41,7 @@ from gpt_tui.session.run_preview import kept_files
 from gpt_tui.session.run_state import Limits, RunState, is_unsaved
 from gpt_tui.session.run_text import best_score, divergence_so_far, gain_text
 from gpt_tui.shared.formatting import counted, duration, fixed, integer, nats, percent, rate
+from gpt_tui.shared.interrupts import Interrupted
 from gpt_tui.shared.sanitize import one_line
 from gpt_tui.shared.standard_streams import OutputError, can_print, say
 

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from gpt_core.distributed.communicator import SINGLE_PROCESS, Communicator
 from gpt_core.training.trainer import Trainer
+from gpt_tui.shared.interrupts import Interrupted
 from gpt_tui.shared.standard_streams import is_terminal
 
 SHOW_CURSOR = b"\x1b[?25h"
@@ -29,14 +30,6 @@ SAME_PRESS_S = 1.0
 def available(*names: str) -> list[signal.Signals]:
     """Return those of the named signals that this system has."""
     return [signal.Signals[name] for name in names if name in signal.Signals.__members__]
-
-
-class Interrupted(KeyboardInterrupt):
-    """A signal that arrived before the trainer existed."""
-
-    def __init__(self, exit_code: int) -> None:
-        super().__init__(exit_code)
-        self.exit_code = exit_code
 
 
 class RunSignals:

@@ -19,7 +19,9 @@ BATCH = 4096
 
 
 def with_earlier_part(run: RunState, log: Path | None, state: TrainingState) -> RunState:
-    """Return the state with the earlier part of a resumed run: the steps in its log, and its first and best scores.
+    """Return the state with the earlier part of a resumed run: the steps in its log, its train loss and its scores.
+
+    The train loss (smoothed) is that of the checkpoint: a log may lack steps, or be in another folder.
 
     Args:
         run: State before the first event.
@@ -29,6 +31,8 @@ def with_earlier_part(run: RunState, log: Path | None, state: TrainingState) -> 
     if log is not None:
         with suppress(GptError):
             run = replay_log(run, log, state.step)
+    if state.train_loss is not None:
+        run = replace(run, curve=replace(run.curve, smoothed=state.train_loss, count=state.averaged_steps))
     best = Score(
         state.best_accuracy, state.best_step, state.evaluations_without_improvement, state.best_loss,
         state.patience_from,

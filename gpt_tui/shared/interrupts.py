@@ -1,10 +1,20 @@
-"""Ctrl+C during startup, before there is anything to save."""
+"""Signals while there is nothing to save: during startup, and in commands that print a result."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal that ends the program, with its exit code: 128 + the number of the signal."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
 
 
 @contextmanager
@@ -23,3 +33,31 @@ def interrupt_exits() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def terminations_interrupt() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise Interrupted, as Ctrl+C raises KeyboardInterrupt.
+
+    What is temporary is then removed: files, folders, and the processes of a command. Signals that are ignored or have
+    a handler stay as they are.
+    """
+    signals = [signal.Signals[name] for name in ("SIGTERM", "SIGHUP") if name in signal.Signals.__members__]
+    changed = [number for number in signals if signal.getsignal(number) is signal.SIG_DFL]
+    for number in changed:
+        signal.signal(number, _interrupt)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise Interrupted(128 + number)
+
+
+def skip_save_requests() -> None:
+    """Let SIGUSR1, which requests a save, do nothing where no run handles it: by default it ends the process."""
+    if hasattr(signal, "SIGUSR1") and signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:
+        signal.signal(signal.SIGUSR1, lambda _number, _frame: None)

@@ -201,6 +201,18 @@ def test_a_run_stopped_before_its_first_evaluation_evaluates_after_the_resume(st
     assert saved(tmp_path).state.start_scores is not None
 
 
+def test_the_start_of_a_resumed_run_may_be_named_relative_to_another_folder(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As by a config file, whose paths are relative to its folder."""
+    settings = fine_tuning(start, tmp_path)
+    train(settings)
+    longer = {"max_steps": settings.max_steps + 1, "init_from": os.path.relpath(start, tmp_path / "models")}
+    monkeypatch.chdir(tmp_path / "models")
+    train(msgspec.structs.replace(settings, **longer), resume=tmp_path / "models/ckpt_latest.safetensors")
+    assert saved(tmp_path).step == settings.max_steps + 1
+
+
 def test_a_resume_from_another_start_is_refused(start: Path, tmp_path: Path):
     settings = fine_tuning(start, tmp_path)
     train(settings)

@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from gpt_core.distributed.communicator import SINGLE_PROCESS
+from gpt_core.errors import InputError
 from gpt_core.formats.checkpoint import verify_checkpoint
 from gpt_core.training.controls import TrainingControls
+from gpt_tui.cli import main as cli
 from gpt_tui.headless import signals as run_signals
-from gpt_tui.headless.signals import Interrupted, RunSignals
+from gpt_tui.headless.signals import RunSignals
+from gpt_tui.shared.interrupts import Interrupted
 from tests.headless.conftest import LATEST, run_until, step_of
 from tests.program import TIMEOUT_S, start_program, tiny
 
@@ -52,6 +55,42 @@ def test_sigusr1_saves_and_training_continues(folder: Path) -> None:
         process.send_signal(signal.SIGINT)
         process.communicate()
     assert process.returncode == 130
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("command", ["train", "race"])
+def test_sigusr1_before_there_is_a_run_to_save_has_no_effect(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def request(*_: object) -> None:  # as the measurement for a time budget, which takes long
+        assert signal.getsignal(signal.SIGUSR1) is not signal.SIG_DFL
+        signal.raise_signal(signal.SIGUSR1)
+        raise InputError("the command has continued")
+
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    monkeypatch.setattr(f"gpt_tui.cli.{command}.requested_settings", request)
+    assert cli.main([command]) == InputError.exit_code
+
+
+@pytest.mark.parametrize(
+    ("command", "begun", "name", "code"),
+    [
+        ("verify-resume", "gpt-tui-verify-resume-*/uninterrupted/metrics.jsonl", "SIGTERM", 143),
+        ("bench", "gpt-tui-bench-*/*.jsonl", "SIGHUP", 129),
+    ],
+)
+def test_a_signal_that_ends_a_command_removes_its_temporary_folder(
+    command: str, begun: str, name: str, code: int, folder: Path
+) -> None:
+    temporary = folder / "temporary"
+    temporary.mkdir()
+    settings = tiny("max_epochs=1000000", "patience=0", "epsilon=0")
+    with start_program(command, "--steps", "1000000", *settings, cwd=folder, TMPDIR=str(temporary)) as process:
+        deadline = time.monotonic() + TIMEOUT_S
+        while not any(temporary.glob(begun)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.Signals[name])
+        _, said = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, said) == (code, "")
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])

@@ -2,15 +2,18 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
 from gpt_core.config.settings import Settings
+from gpt_core.formats.training_state import TrainingState
 from gpt_core.training import events as ev
 from gpt_tui.session.curve import HIGH, LOW, RECENT, SMOOTHED, STEP, THINNED, Curve, places
 from gpt_tui.session.event_buffer import MAX_PENDING, EventBuffer
+from gpt_tui.session.log_replay import with_earlier_part
 from gpt_tui.session.outcome_text import ENDINGS, ending
 from gpt_tui.session.run_events import MAX_EVALUATIONS, MAX_LOG_LINES, advance, advance_all
 from gpt_tui.session.run_state import Limits, RunState, Score
@@ -145,6 +148,18 @@ def test_a_resumed_run_keeps_its_best_score():
     history = buffer.drain().run
     assert history.best == Score(0.4, 500, 2)
     assert "best" not in history.log[-1].text
+
+
+@pytest.mark.parametrize("logged", [range(1, 101), range(40, 60), range(0)])
+def test_a_resumed_run_keeps_its_train_loss_whatever_its_log_holds(logged: range, tmp_path: Path):
+    steps = [step(number, 5 - number / 50) for number in range(1, 121)]
+    complete = advance_all(RunState(), steps)
+    averaged = advance_all(RunState(), steps[:100]).curve
+    state = TrainingState(run_id="r", step=100, train_loss=averaged.smoothed, averaged_steps=averaged.count)
+    log = tmp_path / "metrics.jsonl"
+    log.write_bytes(b"".join(ev.to_json(steps[number - 1]) + b"\n" for number in logged))
+    resumed = advance_all(with_earlier_part(RunState(), log, state), steps[100:])
+    assert resumed.curve.smoothed == complete.curve.smoothed
 
 
 def test_state_has_pause_evaluation_skips_and_saves():
