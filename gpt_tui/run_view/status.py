@@ -287,7 +287,8 @@ def saved_row(state: RunState, status: SessionStatus, value_width: int) -> Row:
         return Row("saved", longest_fitting(["✗ failed, see the log", "✗ see the log"], value_width), "bad")
     if state.saved is None:
         if state.started is not None and state.started.resumed_from:
-            return Row("saved", f"step {short(state.started.step)} (resumed)")
+            step = f"step {short(state.started.step)}"
+            return Row("saved", longest_fitting([f"{step} (resumed)", step], value_width))
         return Row("saved", "not yet", "dim")
     step, ago = short(state.saved.step), f"{age(status.now_s - state.saved.at_s)} ago"
     return Row("saved", longest_fitting([f"at step {step}, {ago}", f"step {step}, {ago}", ago], value_width))

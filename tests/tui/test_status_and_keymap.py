@@ -165,6 +165,9 @@ def test_a_resumed_run_is_saved_at_the_step_that_it_resumes():
     assert values(trained(5))["saved"] == "not yet"
     resumed = advance(RunState(), started(step=27, resumed_from="models/ckpt_latest.safetensors"))
     assert values(resumed)["saved"] == "step 27 (resumed)"
+    later = advance(RunState(), started(step=12_345, resumed_from="models/ckpt_latest.safetensors"))
+    narrow = {row.label: row.value for row in status_rows(later, SessionStatus(Phase.TRAINING), 33)}
+    assert narrow["saved"] == "step 12.3k"
     saved = advance(resumed, ev.CheckpointSaved("latest", "models/ckpt_latest.safetensors", 30), at_s=5.0)
     assert values(saved, now_s=7.0)["saved"] == "at step 30, 2 s ago"
 
