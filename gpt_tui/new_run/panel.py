@@ -10,6 +10,7 @@ from textual.reactive import reactive
 from textual.widget import Widget
 from textual.widgets import Static
 
+from gpt_core.config.validation import fields
 from gpt_tui.new_run.effects import EFFECTS
 from gpt_tui.new_run.estimate import MORE_WORDS, OPTIONAL, WORDS, RunEstimate, estimate_rows
 from gpt_tui.shared.row_rendering import render_rows
@@ -27,14 +28,17 @@ class FieldPanel(Static):
         if name:
             self.border_title = name
             meaning = meaning.removeprefix(f"{name}: ")
+            choices = fields()[name].choices() if name in fields() else ()
             values = Content.styled(sentence(valid_values), "$muted")
-            parts = (Content(sentence(meaning)), values, Content(EFFECTS[name]))
+            parts = (Content(sentence(meaning, choices)), values, Content(EFFECTS[name]))
             self.update(Content("\n\n").join(parts), layout=True)
 
 
-def sentence(text: str) -> str:
-    """Return a text with an upper-case first letter and a full stop."""
-    return f"{text[:1].upper()}{text[1:]}."
+def sentence(text: str, values: Sequence[str] = ()) -> str:
+    """Return a text with an upper-case first letter, unless it starts with one of these values, and a full stop."""
+    if text.partition(":")[0] not in values:
+        text = text[:1].upper() + text[1:]
+    return f"{text}."
 
 
 class EstimatePanel(Widget):

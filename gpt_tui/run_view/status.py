@@ -178,7 +178,8 @@ def verdict_row(state: RunState, value_width: int) -> Row:
     if found is None:
         return Row(longest_fitting(["lines are checked at the end", "check at the end"], value_width + LABEL_WIDTH), "")
     count = f"{integer(found.reproduced)} of {counted(found.lines, 'line')}"
-    return Row("self-test", longest_fitting([verdict(found), count], value_width), verdict_tone(found))
+    options = [verdict(found), count, count_of(found.reproduced, found.lines, value_width)]
+    return Row("self-test", longest_fitting(options, value_width), verdict_tone(found))
 
 
 def full_evaluation_rows(state: RunState, value_width: int) -> list[Row]:
@@ -186,8 +187,8 @@ def full_evaluation_rows(state: RunState, value_width: int) -> list[Row]:
     started, full = state.started, state.full_evaluation
     rows = []
     if started is not None and started.eval_part_tokens:
-        part = f"{PART_MARK} {short(started.eval_part_tokens)} of {short(started.eval_tokens)}"
-        rows.append(Row("eval tokens", part))
+        part, total = f"{PART_MARK} {short(started.eval_part_tokens)}", short(started.eval_tokens)
+        rows.append(Row("eval tokens", longest_fitting([f"{part} of {total}", f"{part}/{total}"], value_width)))
     if full is None:
         return rows
     loss = nats(full.loss)
@@ -287,7 +288,8 @@ def saved_row(state: RunState, status: SessionStatus, value_width: int) -> Row:
         return Row("saved", longest_fitting(["✗ failed, see the log", "✗ see the log"], value_width), "bad")
     if state.saved is None:
         if state.started is not None and state.started.resumed_from:
-            return Row("saved", f"step {short(state.started.step)} (resumed)")
+            step = f"step {short(state.started.step)}"
+            return Row("saved", longest_fitting([f"{step} (resumed)", step], value_width))
         return Row("saved", "not yet", "dim")
     step, ago = short(state.saved.step), f"{age(status.now_s - state.saved.at_s)} ago"
     return Row("saved", longest_fitting([f"at step {step}, {ago}", f"step {step}, {ago}", ago], value_width))

@@ -93,11 +93,10 @@ class Canvas(Titled, Widget, can_focus=True):
         upper = None if span.level is None else shade(span.level, dark=dark)
         if span.lower is not None:
             lower = shade(span.lower, dark=dark)
-            ground = base.bgcolor
-            return Style(
-                color=upper.background if upper else (ground.name if ground else None),
-                bgcolor=lower.background if lower else (ground.name if ground else None),
-            )
+            ground = base.bgcolor.name if base.bgcolor else None
+            if upper is None and lower is not None and ground == "default":  # as a text color it would be another one
+                return Style(color=lower.background, bgcolor=ground, reverse=True)
+            return Style(color=upper.background if upper else ground, bgcolor=lower.background if lower else ground)
         if span.style and span.style != "cursor":
             style += self.get_component_rich_style(f"canvas--{span.style}")
         if upper is not None:

@@ -98,3 +98,16 @@ async def test_a_run_without_a_checkpoint_cannot_be_duplicated_and_says_why() ->
         await bench.until_seen("600 of 600")
         await bench.pilot.press("d")
         await bench.until(lambda: any("has no checkpoint" in notice.message for notice in bench.app._notifications))
+
+
+@pytest.mark.slow
+async def test_during_a_run_the_tab_and_the_key_that_stop_it_are_named() -> None:
+    write_log(Path("other"), run_events(600))
+    save(Path("other") / "ckpt_latest.safetensors", 65, step=600)
+    async with running_app(MODELS, size=(120, 40), autostart=True) as bench:
+        await bench.until_step(1)
+        await bench.pilot.press("f5")
+        await bench.until_seen("other")
+        await bench.pilot.press("d")
+        expected = "a run is in progress (F2, then x: stop)"
+        await bench.until(lambda: any(notice.message == expected for notice in bench.app._notifications))

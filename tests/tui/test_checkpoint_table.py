@@ -270,8 +270,17 @@ def test_names_are_escaped_and_long_ones_are_cut(tmp_path: Path):
     save(tmp_path / ("x" * 200 + ".safetensors"), 1)
     save(tmp_path / "\x1b[31m[red].safetensors", 2)
     shown = table(FolderScanner(str(tmp_path)).scan().files, {}, NOW_S, 60)
-    assert "xxx…" in shown.rows[0].text
+    assert "…xxx" in shown.rows[0].text
     assert "␛[31m[red]" in shown.rows[1].text
+
+
+def test_files_of_one_folder_with_a_long_name_stay_unlike(tmp_path: Path):
+    folder = tmp_path / "learning_rate_0.003_batch_size_128_seed_1"
+    folder.mkdir()
+    for step in (10, 20):
+        save(folder / f"epoch_0{step}.safetensors", 1, step=step)
+    shown = table(FolderScanner(str(tmp_path)).scan().files, {}, NOW_S, 60)
+    assert sorted(row.text.split()[0][-10:] for row in shown.rows) == ["/epoch_010", "/epoch_020"]
 
 
 @pytest.mark.parametrize("width", [40, 116])

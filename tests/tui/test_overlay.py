@@ -160,6 +160,13 @@ def test_the_legend_lists_all_runs_first_and_details_if_they_fit() -> None:
     assert all(len(line.text) + len(line.value) + 6 <= 26 for line in low)
 
 
+def test_long_names_of_runs_leave_room_for_their_values_on_the_same_line() -> None:
+    runs = [run(number)._replace(name=f"a_long_folder_of_runs/learning_rate_{number}") for number in range(1, 9)]
+    lines = legend(runs, [""] * len(runs), "train_loss", "steps", None, width=28, height=8)
+    assert [len(f"1 ⠒⠒ {line.text} {line.value}") for line in lines] == [28] * 8
+    assert all(line.text.startswith("…") for line in lines)
+
+
 @pytest.mark.parametrize("width", [26, 32, 38])
 @pytest.mark.parametrize("height", range(4, 40))
 def test_settings_that_do_not_fit_into_the_legend_end_with_an_ellipsis(width: int, height: int) -> None:

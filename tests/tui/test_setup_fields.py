@@ -29,6 +29,7 @@ from gpt_tui.new_run.fields import (
     with_preset,
 )
 from gpt_tui.new_run.files import path_problem, save_config
+from gpt_tui.new_run.panel import sentence
 
 NANO = preset("nano")
 
@@ -191,6 +192,12 @@ def test_every_field_is_explained_with_its_effect():
     assert EFFECTS.keys() == names
     assert all(effect.endswith(".") and len(effect) <= 100 for effect in EFFECTS.values())
     assert note("layers") == "transformer blocks (L)"
+
+
+def test_an_explanation_that_starts_with_a_value_keeps_its_case():
+    choices = fields()["norm"].choices()
+    assert sentence(note("norm"), choices).startswith("layer_norm: mean 0")
+    assert sentence(note("mlp"), fields()["mlp"].choices()).startswith("Activation of the MLP")
 
 
 def test_an_invalid_learning_rate_is_one_error_and_leaves_the_groups():

@@ -98,6 +98,8 @@ def test_the_score_of_a_part_of_the_eval_text_and_that_of_all_of_it_have_their_o
     assert shown["eval loss"] == "~3.250 nats per token"
     assert shown["accuracy"] == "~30.0%"
     assert shown["eval tokens"] == "~ 1.00k of 9.00k"
+    narrow = {row.label: row.value for row in status_rows(part, SessionStatus(Phase.TRAINING), 28)}
+    assert narrow["eval tokens"] == "~ 1.00k/9.00k"
     assert "full eval" not in shown
     full = advance(part, ev.FullEvalCompleted(10, 3.125, 22.8, 0.3, 2.0, 8_999))
     assert values(full)["full eval"] == "3.125 at 10"
@@ -110,6 +112,7 @@ def test_a_self_test_has_its_verdict_in_place_of_evaluations():
     assert "lines are checked at the end" in values(history)
     history = advance(history, ev.LinesReproduced(100, 98, 100, True))
     assert values(history)["self-test"] == "98 of 100 lines"
+    assert [row.value for row in status_rows(history, SessionStatus(Phase.TRAINING), 28)].count("98 of 100") == 1
     assert history.log[-1] == LogLine(0.0, "good", "step 100: self-test works: 98 of 100 lines reproduced")
     history = advance(history, ev.LinesReproduced(100, 3, 100, False))
     assert history.log[-1] == LogLine(0.0, "bad", "step 100: self-test does not work: 3 of 100 lines reproduced")
@@ -165,6 +168,9 @@ def test_a_resumed_run_is_saved_at_the_step_that_it_resumes():
     assert values(trained(5))["saved"] == "not yet"
     resumed = advance(RunState(), started(step=27, resumed_from="models/ckpt_latest.safetensors"))
     assert values(resumed)["saved"] == "step 27 (resumed)"
+    later = advance(RunState(), started(step=12_345, resumed_from="models/ckpt_latest.safetensors"))
+    narrow = {row.label: row.value for row in status_rows(later, SessionStatus(Phase.TRAINING), 33)}
+    assert narrow["saved"] == "step 12.3k"
     saved = advance(resumed, ev.CheckpointSaved("latest", "models/ckpt_latest.safetensors", 30), at_s=5.0)
     assert values(saved, now_s=7.0)["saved"] == "at step 30, 2 s ago"
 

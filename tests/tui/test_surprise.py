@@ -255,6 +255,7 @@ async def test_two_replies_are_scored_by_their_own_models_and_tab_moves_between_
         assert names == ["scored by best_model, step 50", "scored by ckpt_latest, step 60"]
         assert first.scored.bits.tolist() != second.scored.bits.tolist()
         assert bench.app.focused is first
+        assert "tab Other text" in bench.text()
         await bench.pilot.press("tab")
         assert bench.app.focused is second
         await bench.pilot.press("escape")
@@ -266,6 +267,7 @@ async def test_the_mouse_moves_the_cursor_and_chooses_an_alternative(tmp_path: P
     two_models(tmp_path)
     async with running_app(tmp_path, size=(80, 24), max_tokens=8) as bench:
         view = (await reply_colored(bench)).query_one(ScoredTextView)
+        assert "other_text" not in {key.binding.action for key in bench.app.screen.active_bindings.values()}
         await bench.pilot.click(ScoredTextView, offset=(8, 2))  # column 7 of the text, after <bos>
         assert view.cursor == 3
         await bench.pilot.click("#alternatives", offset=(4, 6))

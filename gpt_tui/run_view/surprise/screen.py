@@ -230,6 +230,10 @@ class SurpriseScreen(Screen[str]):
 
     # -- keys
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Hide the key of the other text where there is only one."""
+        return action != "other_text" or len(self._views) > 1
+
     def action_token(self, by: int) -> None:
         """Move the cursor by a number of tokens."""
         self._view.move_to(self._view.cursor + by)

@@ -33,7 +33,7 @@ from gpt_tui.shared.formatting import (
 )
 from gpt_tui.shared.rows import Tone
 from gpt_tui.shared.sanitize import one_line
-from gpt_tui.shared.spans import shortened
+from gpt_tui.shared.spans import shortened_names
 from gpt_tui.tabs.checkpoints.files import CheckpointFile, FolderContents, Stamp
 
 Use = Literal["chat with", "resume from", "fine-tune", "export"]
@@ -167,10 +167,11 @@ def table(files: Sequence[CheckpointFile], known: Verifications, now_s: float, w
     columns = _that_fit(_inner_columns(files, now_s), room - max(MIN_NAME, min(MAX_NAME, name.width)))
     taken = sum(column.width + len(GAP) for column in columns)
     name_width = max(MIN_NAME, min(name.width, room - taken))
+    names = shortened_names(name.cells, name_width)
     titles = _joined(name.title, name_width, columns, None)
     rows = [
         TableRow(_joined(text, name_width, columns, index) + GAP, status, tone)
-        for index, (text, (status, tone)) in enumerate(zip(name.cells, statuses, strict=True))
+        for index, (text, (status, tone)) in enumerate(zip(names, statuses, strict=True))
     ]
     return Table(titles + GAP + last.title, tuple(rows))
 
@@ -202,7 +203,7 @@ def _that_fit(columns: list[_Column], room: int) -> list[_Column]:
 
 def _joined(name: str, name_width: int, columns: list[_Column], index: int | None) -> str:
     """Join a line without its last column: the titles if `index` is None, else that row."""
-    parts = [set_cell_size(shortened(name, name_width), name_width)]
+    parts = [set_cell_size(name, name_width)]
     for column in columns:
         text = column.title if index is None else column.cells[index]
         parts.append(text.rjust(column.width) if column.align_right else text.ljust(column.width))

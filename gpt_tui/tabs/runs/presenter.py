@@ -186,7 +186,8 @@ def legend(
         of_part = shown.event is EvalCompleted and start is not None and start.eval_part_tokens > 0
         text = "–" if value is None else metric_value(shown, value, unit=False)
         texts.append(PART_MARK * (of_part and value is not None) + text)
-    names = shortened_names([run.name for run in runs], width - max(map(len, texts), default=0) - 5)
+    room = width - len("1 ⠒⠒ ") - len(" ") - max(map(len, texts), default=0)
+    names = shortened_names([run.name for run in runs], room)
     lines = []
     for run, name, text, detail in zip(runs, names, texts, details, strict=True):
         lines.append(LegendLine(run.number, name, text))

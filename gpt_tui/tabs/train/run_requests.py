@@ -311,7 +311,9 @@ class RunRequests(Vertical):
             keeps_changes: True if what is typed is also kept without a start, for the next run.
         """
         if self._controller.alive:
-            self._hints.show(why_not("setup", self._controller.phase, self._shown_keys()))
+            keys = self._shown_keys()
+            keys["stop"] = f"{keys['train']}, then {keys['stop']}"  # the request comes from another tab
+            self._hints.show(why_not("setup", self._controller.phase, keys))
             return False
         if self._wait is not None:
             self._wait.starts = False
