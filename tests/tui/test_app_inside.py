@@ -126,14 +126,14 @@ async def test_the_views_share_one_cursor(tmp_path: Path):
         await bench.pilot.press("home", *["right"] * 5, "2")
         await bench.until_seen("at position 5")
         await bench.pilot.press("down", "down", "down", "3")
-        await bench.until_seen("L1 h0, ")
+        await bench.until_seen("L1 H0, ")
         assert "position 5 " in bench.text()
         await bench.pilot.press("full_stop", "right", "n")
         for _ in range(len(VIEWS) - 3):  # views after Attention
             await bench.pilot.press("n")
         await bench.until_seen("position 6 of")
         await bench.pilot.press("3")
-        await bench.until_seen("L1 h1, ")
+        await bench.until_seen("L1 H1, ")
 
 
 @pytest.mark.slow

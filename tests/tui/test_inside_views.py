@@ -254,7 +254,7 @@ def test_attention_holds_the_probabilities_of_all_heads():
 def test_attention_names_the_tokens_that_a_head_reads():
     result = fixed_attention()
     text = shown(AttentionView(), result, Cursor(token=10, layer=1, head=2))
-    assert "L1 h2, row: from, column: to" in text
+    assert "L1 H2, row: from, column: to" in text
     assert "position 10 ␣sea → ␣n@5 75.0%  <bos>@0 25.0%" in text
 
 

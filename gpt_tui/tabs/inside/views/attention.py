@@ -138,7 +138,7 @@ def thumbnails(result: AttentionResult, cursor: Cursor, layout: Layout) -> list[
     columns = window(cursor.head, layout.heads, heads)
     lines: list[Line] = [[
         Span(" " * LABEL_WIDTH),
-        *(Span(f"h{head:<{layout.side}}", style="title" if head == cursor.head else "muted") for head in columns),
+        *(Span(f"H{head:<{layout.side}}", style="title" if head == cursor.head else "muted") for head in columns),
     ]]  # fmt: skip
     for layer in window(cursor.layer, layout.layers, layers):
         pictures = []
@@ -167,7 +167,7 @@ def enlarged(result: AttentionResult, cursor: Cursor, layout: Layout, width: int
     count, tokens = len(picture), len(matrix)
     marked = ((cursor.token + 1) * count - 1) // tokens // 2  # `pooled` begins pixels at rounded down tokens
     targets = [cursor._replace(token=min(tokens - 1, 2 * row * tokens // count)) for row in range(count // 2 + 1)]
-    title = f"L{cursor.layer} h{cursor.head}, row: from, column: to"
+    title = f"L{cursor.layer} H{cursor.head}, row: from, column: to"
     rows = pixel_rows(picture, targets)
     return [
         [Span(shortened(title, width - layout.width - GAP), style="title")],
