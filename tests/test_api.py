@@ -377,7 +377,7 @@ def test_a_run_is_not_closed_by_a_signal_handler_within_a_step(tmp_path: Path, m
         ({"eval_file": "missing.txt"}, CorpusError, "missing.txt"),
         ({"resume": "missing.safetensors"}, CheckpointError, "missing.safetensors"),
         ({"overwrite": "no"}, ConfigError, "overwrite: got 'no', expected true or false"),
-        ({"eval_file": {"a.txt", "b.txt"}}, ConfigError, "eval_file: got .*, expected .*several as a list"),
+        ({"eval_file": {"a.txt", "b.txt"}}, ConfigError, "eval_file: got .*, expected .*several separated by ;"),
     ],
 )
 def test_bad_arguments_are_errors_of_one_line(

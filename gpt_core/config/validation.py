@@ -282,7 +282,7 @@ def expected(key: str) -> str:
     if isinstance(kind, inspect.BoolType):
         return "true or false"
     if key in TEXTS:
-        return f"a file, a folder or a pattern; several as a list, or separated by {NAME_SEPARATOR}"
+        return f"a file, a folder or a pattern; several separated by {NAME_SEPARATOR}"
     if isinstance(kind, inspect.StrType):
         return "text that is not empty" if kind.min_length else "text"
     assert isinstance(kind, inspect.IntType | inspect.FloatType)
