@@ -118,7 +118,7 @@ def test_a_checkpoint_of_a_part_that_is_not_registered_is_refused_by_name(
         "load it in a program that registers it"
     )
     contents = FolderScanner(str(checkpoint.parent)).scan()
-    assert {status_cell(file, verification_of(file, {}))[0] for file in contents.files} == {"✗ unusable"}
+    assert {status_cell(verification_of(file, {}))[0] for file in contents.files} == {"✗ unusable"}
     assert existing_run(str(checkpoint.parent)) == "a checkpoint that cannot be used here"
     with pytest.raises(RunExistsError, match=r"safetensors \(not usable here\)"):
         gpt_core.train(tmp_path / "train.en", models_dir=checkpoint.parent, layers=1, seq_len=16)

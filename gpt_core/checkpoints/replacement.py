@@ -30,7 +30,7 @@ class Replacement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         run_id: The new run.
         saved_at: Time of the newest checkpoint of the new run when the replacement began, 0 if it had none: the first
             one saved after this time completes the replacement.
-        files: Files to remove, and the id of the run that each belongs to, "" for a damaged one.
+        files: Files to remove, and the id of the run that each belongs to, "" for an unusable one.
     """
 
     run_id: str

@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from gpt_core import files
 from gpt_core.checkpoints import replacement
@@ -45,38 +45,41 @@ from gpt_core.formats.checkpoint_header import (
 )
 from gpt_core.run_files import METRICS
 
+_FAULTS = {"foreign": "not a gpt-tui checkpoint", "damaged": "damaged", "unusable": "not usable here"}
 OTHER_FILES = (METRICS, replacement.JOURNAL)  # besides checkpoints, that are replaced atomically
 _TICK_S = 1e-3  # between two saves whose order the clock does not show
 
 
-class DamagedCheckpoint(NamedTuple):
+Fault = Literal["foreign", "damaged", "unusable"]
+
+
+class UnusableCheckpoint(NamedTuple):
     """A file that cannot be used.
 
     Attributes:
         path: The file.
         kind: Kind of a checkpoint by its name.
-        error: One line that names the file and the fault.
-        is_foreign: True if it was not saved by this program, by its content.
-        is_damaged: True if it is not as it was saved. Else it is foreign or of another version, needs a tokenizer or an
-            optimizer that is not registered, or cannot be read.
+        error: One line that names the file and the reason.
+        fault: "foreign" if, by its content, this program did not save it; "damaged" if it is not as it was saved; else
+            "unusable": it is of another version, needs a tokenizer or an optimizer that is not registered, or cannot be
+            read.
     """
 
     path: Path
     kind: str
     error: str
-    is_foreign: bool
-    is_damaged: bool
+    fault: Fault
 
 
-Listing = list[CheckpointInfo | DamagedCheckpoint]
-Known = Mapping[Path, CheckpointInfo | DamagedCheckpoint]
+Listing = list[CheckpointInfo | UnusableCheckpoint]
+Known = Mapping[Path, CheckpointInfo | UnusableCheckpoint]
 
 
 class Loaded(NamedTuple):
-    """A verified checkpoint, None if there is none, and the damaged ones that would have been preferred."""
+    """A verified checkpoint, None if there is none, and the unusable ones that would have been preferred."""
 
     checkpoint: Checkpoint | None
-    damaged: list[DamagedCheckpoint]
+    unusable: list[UnusableCheckpoint]
 
 
 class LogStart(NamedTuple):
@@ -86,7 +89,7 @@ class LogStart(NamedTuple):
     before: Path | None
 
 
-def resume_candidates(listing: Iterable[CheckpointInfo | DamagedCheckpoint]) -> list[CheckpointInfo]:
+def resume_candidates(listing: Iterable[CheckpointInfo | UnusableCheckpoint]) -> list[CheckpointInfo]:
     """Return the checkpoints of a listing that can be resumed, in order of preference.
 
     These are the program's own files with an optimizer state: the newest first, and last the final one, which holds
@@ -96,7 +99,7 @@ def resume_candidates(listing: Iterable[CheckpointInfo | DamagedCheckpoint]) -> 
     return sorted(infos, key=lambda info: info.kind == "final")
 
 
-def chat_candidates(listing: Iterable[CheckpointInfo | DamagedCheckpoint]) -> list[CheckpointInfo]:
+def chat_candidates(listing: Iterable[CheckpointInfo | UnusableCheckpoint]) -> list[CheckpointInfo]:
     """Return the checkpoints of a listing in order of preference for generating text.
 
     The best model first, then the newest, then files with names that the user chose.
@@ -120,7 +123,7 @@ class CheckpointStore:
         self._lock = FolderLock(self.folder)
         self._last_saved_at = 0.0
         self._own: Sequence[CheckpointInfo] = ()
-        self._replaced: Sequence[CheckpointInfo | DamagedCheckpoint] = ()
+        self._replaced: Sequence[CheckpointInfo | UnusableCheckpoint] = ()
 
     def __enter__(self) -> CheckpointStore:
         return self
@@ -140,7 +143,7 @@ class CheckpointStore:
     # ---- reading
 
     def list(self, known: Known | None = None) -> Listing:
-        """Return all checkpoints by their headers, newest first, and damaged ones at the end.
+        """Return all checkpoints by their headers, newest first, and unusable ones at the end.
 
         Files with other names that end in .safetensors have the kind "other". A folder that does not exist has no
         checkpoints. Files that a later run has replaced, and that a crash kept from being removed, are left out.
@@ -159,24 +162,24 @@ class CheckpointStore:
         return [found for found in self.list() if found.kind != "other"]
 
     def load_for_resume(self) -> Loaded:
-        """Load the newest checkpoint that can be resumed; a damaged one is skipped for the next.
+        """Load the newest checkpoint that can be resumed; an unusable one is skipped for the next.
 
         Raises:
             ConfigError: The folder is a file.
         """
         self._require_folder()
         named = self.list_named()
-        return _load_first(resume_candidates(named), _damaged(named), optimizer_state=True)
+        return _load_first(resume_candidates(named), _unusable(named), optimizer_state=True)
 
     def load_for_chat(self) -> Loaded:
-        """Load the best model, else the newest checkpoint, without optimizer state; a damaged one is skipped.
+        """Load the best model, else the newest checkpoint, without optimizer state; an unusable one is skipped.
 
         Raises:
             ConfigError: The folder is a file.
         """
         self._require_folder()
         listing = self.list()
-        return _load_first(chat_candidates(listing), _damaged(listing), optimizer_state=False)
+        return _load_first(chat_candidates(listing), _unusable(listing), optimizer_state=False)
 
     def space_warning(self, settings: Settings, epoch_files: int = 0) -> str:
         """Return a line if there is not enough disk space for the checkpoints that a run will add, else "".
@@ -206,7 +209,7 @@ class CheckpointStore:
 
         Args:
             run_id: The run that will save.
-            new_run: False for a run that is resumed: damaged files do not prevent it.
+            new_run: False for a run that is resumed: unusable files do not prevent it.
             overwrite: True to allow replacing files of another run; they are removed at the first save.
 
         Raises:
@@ -307,7 +310,7 @@ class CheckpointStore:
 
     def _all_files(self, known: Known | None = None) -> Listing:
         valid: list[CheckpointInfo] = []
-        broken: list[DamagedCheckpoint] = []
+        unusable: list[UnusableCheckpoint] = []
         try:
             paths = sorted(p for p in self.folder.iterdir() if p.suffix == EXTENSION and not p.name.startswith("."))
             paths = [p for p in paths if kind_of(p.name) != "other" or not os.path.isdir(p)]
@@ -318,8 +321,8 @@ class CheckpointStore:
             if isinstance(found, CheckpointInfo):
                 valid.append(found)
             else:
-                broken.append(found)
-        return [*sorted(valid, key=lambda info: (info.saved_at, info.step), reverse=True), *broken]
+                unusable.append(found)
+        return [*sorted(valid, key=lambda info: (info.saved_at, info.step), reverse=True), *unusable]
 
     def _check_is_better(self, path: Path, checkpoint: Checkpoint) -> None:
         """Raise BetterModelError if the best model on disk is a better one of the same run."""
@@ -378,13 +381,9 @@ class CheckpointStore:
             f"models_dir: {self.folder} cannot be written: {files.reason(error)}", "; choose another with --models-dir"
         )
 
-    def _refusal(self, others: Sequence[CheckpointInfo | DamagedCheckpoint]) -> RunExistsError:
+    def _refusal(self, others: Sequence[CheckpointInfo | UnusableCheckpoint]) -> RunExistsError:
         first = others[0]
-        if isinstance(first, DamagedCheckpoint):
-            unusable = "damaged" if first.is_damaged else "not usable here"
-            state = "not a gpt-tui checkpoint" if first.is_foreign else unusable
-        else:
-            state = f"step {first.step:,}"
+        state = _FAULTS[first.fault] if isinstance(first, UnusableCheckpoint) else f"step {first.step:,}"
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         beside = shlex.quote(str(next_free_folder(self.folder)))
         return RunExistsError(
@@ -393,28 +392,32 @@ class CheckpointStore:
         )
 
 
-def _read_header(path: Path) -> CheckpointInfo | DamagedCheckpoint:
+def _read_header(path: Path) -> CheckpointInfo | UnusableCheckpoint:
     try:
         return peek_checkpoint(path)
     except CheckpointError as error:
-        return _unusable(path, error)
+        return _refused(path, error)
 
 
-def _unusable(path: Path, error: CheckpointError) -> DamagedCheckpoint:
-    is_foreign, is_damaged = (isinstance(error, kind) for kind in (NotACheckpointError, DamagedCheckpointError))
-    return DamagedCheckpoint(path, kind_of(path.name), str(error), is_foreign, is_damaged)
+def _refused(path: Path, error: CheckpointError) -> UnusableCheckpoint:
+    fault: Fault = "unusable"
+    if isinstance(error, NotACheckpointError):
+        fault = "foreign"
+    elif isinstance(error, DamagedCheckpointError):
+        fault = "damaged"
+    return UnusableCheckpoint(path, kind_of(path.name), str(error), fault)
 
 
-def _infos(listing: Iterable[CheckpointInfo | DamagedCheckpoint]) -> list[CheckpointInfo]:
+def _infos(listing: Iterable[CheckpointInfo | UnusableCheckpoint]) -> list[CheckpointInfo]:
     return [found for found in listing if isinstance(found, CheckpointInfo)]
 
 
-def _damaged(listing: Iterable[CheckpointInfo | DamagedCheckpoint]) -> list[DamagedCheckpoint]:
-    return [found for found in listing if isinstance(found, DamagedCheckpoint)]
+def _unusable(listing: Iterable[CheckpointInfo | UnusableCheckpoint]) -> list[UnusableCheckpoint]:
+    return [found for found in listing if isinstance(found, UnusableCheckpoint)]
 
 
-def _run_id(found: CheckpointInfo | DamagedCheckpoint) -> str:
-    """Return the id of the run that a file belongs to, "" for a damaged one."""
+def _run_id(found: CheckpointInfo | UnusableCheckpoint) -> str:
+    """Return the id of the run that a file belongs to, "" for an unusable one."""
     return found.run_id if isinstance(found, CheckpointInfo) else ""
 
 
@@ -424,12 +427,12 @@ def _is_own_name(name: str) -> bool:
 
 
 def _load_first(
-    candidates: Iterable[CheckpointInfo], damaged: list[DamagedCheckpoint], *, optimizer_state: bool
+    candidates: Iterable[CheckpointInfo], unusable: list[UnusableCheckpoint], *, optimizer_state: bool
 ) -> Loaded:
-    """Load the first candidate that is valid, and add those before it to the damaged ones."""
+    """Load the first candidate that is valid, and add those before it to the unusable ones."""
     for info in candidates:
         try:
-            return Loaded(read_checkpoint(info.path, optimizer_state=optimizer_state), damaged)
+            return Loaded(read_checkpoint(info.path, optimizer_state=optimizer_state), unusable)
         except CheckpointError as error:
-            damaged = [*damaged, _unusable(info.path, error)]
-    return Loaded(None, damaged)
+            unusable = [*unusable, _refused(info.path, error)]
+    return Loaded(None, unusable)

@@ -20,7 +20,7 @@ class RunStarted(Event, frozen=True, tag="started", omit_defaults=True):
 
     `kind` is "train" or "overfit-tiny"; `steps_per_epoch` and `max_steps` bound the progress bars (0: no bound).
     `eval_part_tokens`: tokens of the eval text that every evaluation scores (0: all `eval_tokens` of it).
-    `warnings`: one line each, for example per damaged checkpoint that is newer than `resumed_from`, per limit that a
+    `warnings`: one line each, for example per unusable checkpoint that is newer than `resumed_from`, per limit that a
     resume raised, and if the disk has no space for two more checkpoints. `best_metric` is the score of the best model,
     accuracy or loss. `best_restarted`: why a resumed run begins a new best score and a new patience, "" if it keeps
     those of the checkpoint.

@@ -57,7 +57,7 @@ class RunRequest:
         as_saved: Resume with the settings that are saved in the checkpoint. Always so for "newest".
         changes: Settings that override the saved ones, and those of `settings`, where `as_saved` applies.
         overwrite: Replace the checkpoints of another run in the folder.
-        passed_over: One line per damaged checkpoint that is newer than `resume`; the run reports them as warnings.
+        passed_over: One line per unusable checkpoint that is newer than `resume`; the run reports them as warnings.
         raised: One line per limit that the run to resume had reached and that was raised for it; also warnings.
         model_reason: Why the time budget has led to the model and its settings, "" if it has not.
         loaded: The checkpoint that was read from `resume`, so that it is read once.
@@ -158,7 +158,7 @@ def text_of_run_error(error: CorpusError, name: str, remedy: str) -> CorpusError
 
 
 def load_checkpoint(resume: Path | Newest, models_dir: Path) -> tuple[Checkpoint, tuple[str, ...]]:
-    """Read and verify the checkpoint to resume; also return a line per damaged one that was skipped.
+    """Read and verify the checkpoint to resume; also return a line per unusable one that was skipped.
 
     Raises:
         CheckpointError: The file is missing, damaged or without optimizer state, or "newest" finds no valid checkpoint.
@@ -174,12 +174,12 @@ def load_checkpoint(resume: Path | Newest, models_dir: Path) -> tuple[Checkpoint
         return checkpoint, ()
     found = CheckpointStore(models_dir).load_for_resume()
     if found.checkpoint is None:
-        reasons = "; ".join(damaged.error for damaged in found.damaged)
+        reasons = "; ".join(unusable.error for unusable in found.unusable)
         raise CheckpointError(
             f"nothing to resume in {models_dir}: no valid checkpoint{f' ({reasons})' if reasons else ''}",
             "; name one with --resume FILE, choose another folder with --models-dir, or start a new run",
         )
-    return found.checkpoint, tuple(damaged.error for damaged in found.damaged)
+    return found.checkpoint, tuple(unusable.error for unusable in found.unusable)
 
 
 def require_limits(settings: Settings, checkpoint: Checkpoint) -> None:

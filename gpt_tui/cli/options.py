@@ -173,12 +173,12 @@ def load_chosen(options: Namespace) -> ModelBundle:
 
 
 def load_from_folder(folder: Path) -> ModelBundle | None:
-    """Load the best model of a folder, else its newest; None without a valid one. Print what is damaged.
+    """Load the best model of a folder, else its newest; None without a valid one. Print which are unusable.
 
     Raises:
         ConfigError: The folder is a file.
     """
     loaded = CheckpointStore(folder).load_for_chat()
-    for damaged in loaded.damaged:
-        print(f"gpt-tui: skipped: {one_line(damaged.error)}", file=sys.stderr)
+    for unusable in loaded.unusable:
+        print(f"gpt-tui: skipped: {one_line(unusable.error)}", file=sys.stderr)
     return bundle_of(loaded.checkpoint) if loaded.checkpoint is not None else None

@@ -251,9 +251,9 @@ def train(run: RaceRun, which: str) -> int:
     request = RunRequest(run.settings, overwrite=True)
     has_log = (run.folder / METRICS).exists()  # without the scores of its log, a run is trained again
     if has_log and resume_candidates(CheckpointStore(run.folder).list()):
-        checkpoint, damaged = load_checkpoint("newest", run.folder)
+        checkpoint, passed_over = load_checkpoint("newest", run.folder)
         request = RunRequest(
-            run.settings, resume=checkpoint.path, passed_over=damaged, loaded=LoadedCheckpoint(checkpoint)
+            run.settings, resume=checkpoint.path, passed_over=passed_over, loaded=LoadedCheckpoint(checkpoint)
         )
     with RunSignals() as signals, closing(RaceReporter(f"{which}, {run.case.name}, seed {run.seed}")) as reporter:
         follow(open_trainer(request, reporter, signals), request, reporter)

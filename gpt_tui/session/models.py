@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from gpt_core.checkpoints.store import CheckpointStore, DamagedCheckpoint, chat_candidates
+from gpt_core.checkpoints.store import CheckpointStore, UnusableCheckpoint, chat_candidates
 from gpt_core.errors import CheckpointError
 from gpt_core.formats.bundle import load_bundle
 from gpt_core.formats.checkpoint import peek_checkpoint
@@ -209,7 +209,7 @@ class ModelLoader:
         """
         listing = CheckpointStore(self.models_dir).list()
         candidates = chat_candidates(listing)
-        unusable = [found for found in listing if isinstance(found, DamagedCheckpoint)]
+        unusable = [found for found in listing if isinstance(found, UnusableCheckpoint)]
         skipped = [found.path.stem for found in unusable if found.kind == "best"]
         folder = Path(self.models_dir)
         for info in candidates or [other.info for other in models_of_other_runs(folder)]:

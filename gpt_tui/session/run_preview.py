@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from gpt_core import run_files
-from gpt_core.checkpoints.store import CheckpointStore, DamagedCheckpoint, chat_candidates, resume_candidates
+from gpt_core.checkpoints.store import CheckpointStore, UnusableCheckpoint, chat_candidates, resume_candidates
 from gpt_core.config.presets import shape_name
 from gpt_core.config.settings import Settings
 from gpt_core.errors import GptError
@@ -24,6 +24,12 @@ from gpt_core.training.setup import text_note, text_sources
 from gpt_tui.session.run_finder import is_trained_in, log_folders
 from gpt_tui.shared.formatting import integer, short
 from gpt_tui.shared.sanitize import one_line
+
+EXISTING = {
+    "damaged": "a damaged checkpoint", "unusable": "a checkpoint that cannot be used here",
+    "foreign": "a file that is not a gpt-tui checkpoint",
+}  # fmt: skip
+"""What a models folder without a valid checkpoint holds, by the fault of its files"""
 
 
 class StoredCheckpoints(NamedTuple):
@@ -160,10 +166,8 @@ def existing_run(models_dir: str) -> str:
     newest = next((info for info in found if isinstance(info, CheckpointInfo)), None)
     if newest is not None:
         return f"a run at step {integer(newest.step)}"
-    unusable = [info for info in found if isinstance(info, DamagedCheckpoint) and not info.is_foreign]
-    if unusable:
-        return "a damaged checkpoint" if unusable[0].is_damaged else "a checkpoint that cannot be used here"
-    return "a file that is not a gpt-tui checkpoint" if found else ""
+    faults = [info.fault for info in found if isinstance(info, UnusableCheckpoint)]
+    return next((text for fault, text in EXISTING.items() if fault in faults), "")
 
 
 def kept_files(request: RunRequest, saved_in: Set[Path] = frozenset()) -> str:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from gpt_core.checkpoints.lock import lock_holder
-from gpt_core.checkpoints.store import CheckpointStore, DamagedCheckpoint, chat_candidates, resume_candidates
+from gpt_core.checkpoints.store import CheckpointStore, UnusableCheckpoint, chat_candidates, resume_candidates
 from gpt_core.config.presets import preset
 from gpt_core.errors import ConfigError, FolderInUseError, RunExistsError, SaveError
 from gpt_core.formats import checkpoint as checkpoint_module
@@ -256,7 +256,7 @@ def test_the_list_is_newest_first_and_ends_with_the_damaged(store):
     os.mkfifo(store.path_of("epoch", 2))
     *whole, first, second = store.list()
     assert [info.step for info in whole] == [10, 20, 30]
-    assert isinstance(first, DamagedCheckpoint)
+    assert isinstance(first, UnusableCheckpoint)
     assert (first.kind, first.path) == ("epoch", store.path_of("epoch", 1))
     assert "a FIFO" in second.error
 
@@ -295,7 +295,7 @@ def test_loading_falls_back_to_the_newest_valid_checkpoint_and_lists_the_damaged
     assert all(str(bad.path) in bad.error for bad in damaged)
     flip_last_weight(store.path_of("epoch", 1))
     assert store.load_for_resume().checkpoint is None
-    assert len(store.load_for_resume().damaged) == 3
+    assert len(store.load_for_resume().unusable) == 3
 
 
 def test_the_final_model_is_resumed_last_and_one_without_optimizer_state_never(store):
@@ -331,7 +331,7 @@ def test_candidates_are_found_by_their_headers_without_reading_tensors(store, mo
     listing = store.list()
     assert [info.step for info in resume_candidates(listing)] == [30, 10]
     assert [info.step for info in chat_candidates(listing)] == [30, 10]
-    assert [bad.path for bad in listing if isinstance(bad, DamagedCheckpoint)] == [store.path_of("best")]
+    assert [bad.path for bad in listing if isinstance(bad, UnusableCheckpoint)] == [store.path_of("best")]
     assert CheckpointStore(store.folder / "absent").list() == []
 
 

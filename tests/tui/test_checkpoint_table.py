@@ -262,7 +262,7 @@ def test_a_file_is_damaged_or_not_gpt_tuis_by_its_content_not_by_its_name(tmp_pa
     (tmp_path / "best_model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
     (tmp_path / "empty.safetensors").write_bytes(b"")
     contents = FolderScanner(str(tmp_path)).scan()
-    status = {file.name: status_cell(file, verification_of(file, {}))[0] for file in contents.files}
+    status = {file.name: status_cell(verification_of(file, {}))[0] for file in contents.files}
     assert status == {"mine": "✗ damaged", "best_model": "✗ not gpt-tui", "empty": "✗ damaged"}
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from gpt_core.checkpoints.store import CheckpointStore, DamagedCheckpoint
+from gpt_core.checkpoints.store import CheckpointStore, UnusableCheckpoint
 from gpt_core.files import reason
 from gpt_core.formats.checkpoint import verify_checkpoint
 from gpt_core.formats.checkpoint_header import EXTENSION, CheckpointInfo
@@ -30,11 +30,11 @@ class CheckpointFile(NamedTuple):
 
     stamp: Stamp
     name: str
-    found: CheckpointInfo | DamagedCheckpoint
+    found: CheckpointInfo | UnusableCheckpoint
 
     @property
     def info(self) -> CheckpointInfo | None:
-        """The contents of its header, None if the header is damaged."""
+        """The contents of its header, None if the file is unusable by it."""
         return self.found if isinstance(self.found, CheckpointInfo) else None
 
     @property

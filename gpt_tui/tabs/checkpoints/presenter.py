@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from rich.cells import cell_len, set_cell_size
 
-from gpt_core.checkpoints.store import DamagedCheckpoint, chat_candidates, resume_candidates
+from gpt_core.checkpoints.store import Fault, chat_candidates, resume_candidates
 from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.config.validation import names_as_text
 from gpt_core.formats.checkpoint_header import CheckpointInfo
@@ -48,36 +48,35 @@ DIGEST_CHARACTERS = 12  # of a hash that are shown
 
 
 class Verification(NamedTuple):
-    """Result of verifying a file's checksums, or its `progress` (a fraction); `error` is the damage."""
+    """Result of verifying a file's checksums, or its `progress` (a fraction); `error` is why it cannot be used."""
 
-    state: Literal["pending", "running", "valid", "damaged"] = "pending"
+    state: Literal["pending", "running", "valid"] | Fault = "pending"
     progress: float = 0.0
     error: str = ""
 
+    @property
+    def is_refused(self) -> bool:
+        """True for a file that cannot be used."""
+        return self.state in ("foreign", "damaged", "unusable")
 
+
+STATUSES: Mapping[str, tuple[str, Tone]] = {
+    "pending": ("· pending", "dim"), "valid": ("✓ OK", "good"), "foreign": ("✗ not gpt-tui", "dim"),
+    "damaged": ("✗ damaged", "bad"), "unusable": ("✗ unusable", "bad"),
+}  # fmt: skip
 Verifications = Mapping[Stamp, Verification]
 
 
 def verification_of(file: CheckpointFile, known: Verifications) -> Verification:
-    """Return the verification of a file; an invalid header is damage and needs no further check."""
+    """Return the verification of a file; one that is unusable by its header needs no further check."""
     if not isinstance(file.found, CheckpointInfo):
-        return Verification("damaged", error=file.found.error)
+        return Verification(file.found.fault, error=file.found.error)
     return known.get(file.stamp, Verification())
 
 
 def next_pending(files: Sequence[CheckpointFile], known: Verifications) -> CheckpointFile | None:
     """Return the first file that is not yet verified."""
     return next((file for file in files if verification_of(file, known).state in ("pending", "running")), None)
-
-
-def is_foreign(file: CheckpointFile) -> bool:
-    """Return True for a file that was not saved by this program, by its content."""
-    return isinstance(file.found, DamagedCheckpoint) and file.found.is_foreign
-
-
-def may_be_valid(file: CheckpointFile) -> bool:
-    """Return True for a file that cannot be used, and whose content shows no damage."""
-    return isinstance(file.found, DamagedCheckpoint) and not file.found.is_damaged
 
 
 # -- the table
@@ -109,17 +108,11 @@ class _Column(NamedTuple):
         return max(map(cell_len, (self.title, *self.cells)))
 
 
-def status_cell(file: CheckpointFile, verification: Verification) -> tuple[str, Tone]:
+def status_cell(verification: Verification) -> tuple[str, Tone]:
     """Return a file's status, as a symbol and a word, and its tone."""
-    if verification.state == "valid":
-        return "✓ OK", "good"
     if verification.state == "running":
         return f"… {int(verification.progress * 100)}%", "plain"
-    if verification.state == "pending":
-        return "· pending", "dim"
-    if is_foreign(file):
-        return "✗ not gpt-tui", "dim"
-    return "✗ unusable" if may_be_valid(file) else "✗ damaged", "bad"
+    return STATUSES[verification.state]
 
 
 def train_loss(info: CheckpointInfo) -> str:
@@ -160,7 +153,7 @@ def shape_text(shape: ModelShape) -> str:
 
 def table(files: Sequence[CheckpointFile], known: Verifications, now_s: float, width: int) -> Table:
     """Return the rows in the order of `files`, at most `width` cells wide where possible; names are cut last."""
-    statuses = [status_cell(file, verification_of(file, known)) for file in files]
+    statuses = [status_cell(verification_of(file, known)) for file in files]
     name = _Column("name", [one_line(file.name) for file in files], 9)
     last = _Column("status", [text for text, _ in statuses], 9)
     room = width - len(GAP) - max(last.width, len("✗ damaged"))
@@ -217,8 +210,8 @@ def summary_text(contents: FolderContents, known: Verifications, exporting: tupl
     """
     count = len(contents.files)
     parts = [f"{counted(count, 'file')}, {size(sum(file.stamp.size for file in contents.files))}"]
-    damaged = sum(verification_of(file, known).state == "damaged" for file in contents.files)
-    parts += [f"{damaged} unusable"] if damaged else []
+    unusable = sum(verification_of(file, known).is_refused for file in contents.files)
+    parts += [f"{unusable} unusable"] if unusable else []
     export = [f"exporting {one_line(exporting[0])} {int(exporting[1] * 100)}%"] if exporting else []
     return " · ".join([*export, *parts, *map(one_line, contents.problems[:1])])
 
@@ -351,7 +344,7 @@ def reason_of(error: str, path: Path) -> str:
 
 def use_text(info: CheckpointInfo, verification: Verification) -> str:
     """Return what a checkpoint can be used for."""
-    if verification.state == "damaged":
+    if verification.is_refused:
         return "none: delete it, or replace it with a valid copy"
     if info.has_optimizer_state:
         return "chat, resume, fine-tune"
@@ -361,7 +354,7 @@ def use_text(info: CheckpointInfo, verification: Verification) -> str:
 def refusal(file: CheckpointFile, verification: Verification, use: Use, *, running: bool) -> str:
     """Return why a file cannot be used in this way, in one line with ids of keys in braces; "" if it can."""
     name = one_line(file.stamp.path.name)
-    if verification.state == "damaged":
+    if verification.is_refused:
         return f"cannot {use} {name}: {reason_of(verification.error, file.stamp.path)}"
     if use in ("resume from", "fine-tune") and running:
         verb = use.removesuffix(" from")
@@ -388,7 +381,7 @@ def deletion_question(
         what += f", {file.found.kind} checkpoint at step {integer(file.info.step)}"
     lines = [f"{what}. This cannot be undone."]
     same_folder = [other for other in files if other.stamp.path.parent == file.stamp.path.parent]
-    usable = [other.found for other in same_folder if verification_of(other, known).state != "damaged"]
+    usable = [other.found for other in same_folder if not verification_of(other, known).is_refused]
     to_resume, to_chat = resume_candidates(usable), chat_candidates(usable)
     if to_resume[:1] == [file.found] and not any(other.step == to_resume[0].step for other in to_resume[1:]):
         then = f"the next one is at step {integer(to_resume[1].step)}" if to_resume[1:] else "there is no other one"
