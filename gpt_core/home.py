@@ -1,4 +1,4 @@
-"""The user's home folder, which a process need not have: an unknown user id without HOME has none."""
+"""The user's home folder, and in it that for caches; an unknown user id without HOME has neither."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gpt_core.errors import ConfigError
+
+PROGRAM = "gpt-tui"
 
 
 def home_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
@@ -19,14 +21,14 @@ def home_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
     return home if home.is_absolute() and not is_empty else None
 
 
-def cache_home(environ: Mapping[str, str] = os.environ) -> Path | None:
-    """Return the folder for caches of all programs: `$XDG_CACHE_HOME`, else `~/.cache`; None without a home folder."""
+def cache_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Return the folder `gpt-tui` for caches, in `$XDG_CACHE_HOME`, else in `~/.cache`; None without a home folder."""
     folder = environ.get("XDG_CACHE_HOME", "")
     # the XDG specification: a path that is not absolute is to be ignored
     if os.path.isabs(folder):
-        return Path(folder)
+        return Path(folder, PROGRAM)
     home = home_folder(environ)
-    return home / ".cache" if home is not None else None
+    return home / ".cache" / PROGRAM if home is not None else None
 
 
 def expand_home(name: str) -> Path:

@@ -11,7 +11,7 @@ import pytest
 
 import gpt_core
 from gpt_core.errors import ConfigError, CorpusError
-from gpt_core.home import cache_home, expand_home, home_folder
+from gpt_core.home import cache_folder, expand_home, home_folder
 from gpt_core.text.cache_files import cache_folders
 from gpt_core.text.source import text_source
 from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
@@ -106,13 +106,13 @@ def test_the_app_starts_and_quits_without_a_home_folder(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["", "relative/home"])
 def test_an_empty_or_relative_home_is_ignored(name: str) -> None:
     assert home_folder({"HOME": name}) is None
-    assert cache_home({"HOME": name, "XDG_CACHE_HOME": "relative"}) is None
+    assert cache_folder({"HOME": name, "XDG_CACHE_HOME": "relative"}) is None
 
 
 def test_home_and_xdg_cache_home_are_used(tmp_path: Path) -> None:
     assert home_folder({"HOME": str(tmp_path)}) == tmp_path
-    assert cache_home({"HOME": str(tmp_path)}) == tmp_path / ".cache"
-    assert cache_home({"HOME": "/x", "XDG_CACHE_HOME": str(tmp_path)}) == tmp_path
+    assert cache_folder({"HOME": str(tmp_path)}) == tmp_path / ".cache/gpt-tui"
+    assert cache_folder({"HOME": "/x", "XDG_CACHE_HOME": str(tmp_path)}) == tmp_path / "gpt-tui"
 
 
 @pytest.mark.usefixtures("homeless")

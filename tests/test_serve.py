@@ -255,7 +255,7 @@ def test_without_a_cache_folder_each_server_has_its_own_token(tmp_path, monkeypa
     occupied.write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(occupied))
     assert access_token() != access_token()
-    monkeypatch.setattr("gpt_tui.browser.access.cache_home", lambda: None)
+    monkeypatch.setattr("gpt_tui.browser.access.cache_folder", lambda: None)
     assert access_token() != access_token()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from gpt_core import files
-from gpt_core.home import cache_home
+from gpt_core.home import cache_folder
 
 TEMPORARY = "unfinished.tokens-"  # prefix of the names of files that are being written
 _TEMPORARY_NAME = re.compile(re.escape(TEMPORARY) + "[0-9]+-[0-9a-f]{12}")
@@ -38,8 +38,8 @@ def cache_folders(text: Path, cache_dir: Path | None = None) -> list[Path]:
     """
     if cache_dir is not None:
         return [cache_dir]
-    user_caches = cache_home()
-    own = [user_caches / "gpt-tui"] if user_caches is not None else []
+    user_caches = cache_folder()
+    own = [user_caches] if user_caches is not None else []
     beside = text.resolve().parent
     if beside.is_relative_to(Path(__file__).resolve().parents[1]):
         return own

@@ -16,7 +16,7 @@ import numpy as np
 from gpt_core import files
 from gpt_core.config.settings import Settings
 from gpt_core.errors import CorpusError
-from gpt_core.home import cache_home
+from gpt_core.home import cache_folder
 from gpt_core.text.cache_files import new_cache_file
 
 NONE, INDUCTION = "none", "induction"
@@ -39,14 +39,14 @@ def synthetic_file(name: str) -> Path:
         CorpusError: There is no cache folder, or it cannot be written.
     """
     assert name == INDUCTION, name
-    folder, text = cache_home(), induction_text()
+    folder, text = cache_folder(), induction_text()
     if folder is None:
         raise CorpusError(
             f"the text {name} is generated in the cache folder, and the home folder is unknown; set XDG_CACHE_HOME "
             "to a folder",
             ", or name a text with --train-file",
         )
-    path = folder / "gpt-tui" / f"{name}.txt"
+    path = folder / f"{name}.txt"
     try:
         if not path.is_file() or path.read_bytes() != text:
             with new_cache_file(path.parent) as file:

@@ -10,11 +10,11 @@ import os
 import re
 import secrets
 import stat
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from gpt_core.home import cache_home
+from gpt_core.home import cache_folder
+from gpt_core.text.cache_files import new_cache_file
 
 FILE_NAME = "serve-token"
 TOKEN_BYTES = 24
@@ -24,15 +24,15 @@ OTHER_USERS = stat.S_IRWXG | stat.S_IRWXO
 
 def access_token() -> str:
     """Return the token in the user's cache folder; without one, a new token, which is saved there if possible."""
-    caches = cache_home()
-    path = caches / "gpt-tui" / FILE_NAME if caches is not None else None
-    token = saved_token(path) if path is not None else None
-    if token is None:
-        token = secrets.token_urlsafe(TOKEN_BYTES)
-        if path is not None:
-            with suppress(OSError):  # the next server then has another token
-                save_token(path, token)
-    return token
+    new, folder = secrets.token_urlsafe(TOKEN_BYTES), cache_folder()
+    if folder is None:
+        return new
+    path = folder / FILE_NAME
+    if (saved := saved_token(path)) is not None:
+        return saved
+    with suppress(OSError):  # the next server then has another token
+        save_token(path, new)
+    return new
 
 
 def saved_token(path: Path) -> str | None:
@@ -50,13 +50,8 @@ def saved_token(path: Path) -> str | None:
 
 def save_token(path: Path, token: str) -> None:
     """Write the token to a file that only this user can read, in place of an earlier one. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{FILE_NAME}-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(token)
-        os.replace(temporary, path)
-    except OSError:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
+    with new_cache_file(path.parent) as cache:
+        if os.name == "posix":
+            os.fchmod(cache.file.fileno(), stat.S_IRUSR | stat.S_IWUSR)
+        cache.file.write(token.encode())
+        cache.publish(path.name)

@@ -35,7 +35,7 @@ HEARTBEAT_S = 15.0
 MAX_MESSAGE_BYTES = 32 << 20  # 6 bytes per character of the largest paste that the page sends
 LAST_MESSAGE_S = 2.0  # for the page to receive why the server ends
 HTTP_PORT = 80  # browsers leave it out of the Host header
-OPEN_FOLDERS = ("/static/", "/page/")  # the same files for everybody
+OPEN_FOLDERS = ("/static/", "/page/")  # need no access token: the same files for every user
 STOP_CODES = {"SIGINT": EXIT_INTERRUPTED, "SIGTERM": EXIT_TERMINATED, "SIGHUP": EXIT_TERMINATED}
 
 

@@ -34,6 +34,7 @@ const ENDINGS = {
 };
 
 const QUERY = new URLSearchParams(window.location.search);
+const TOKEN = `token=${encodeURIComponent(QUERY.get("token"))}`; // every request but for scripts and styles needs it
 
 let socket = null;
 let isOver = false;
@@ -46,14 +47,9 @@ function reload() {
   window.location.reload();
 }
 
-// Every request but those for scripts and styles needs the access token.
-function withToken(path) {
-  return `${path}?token=${encodeURIComponent(QUERY.get("token"))}`;
-}
-
 async function startAgain() {
   try {
-    await fetch(withToken("/start"), { method: "POST" });
+    await fetch(`/start?${TOKEN}`, { method: "POST" });
     reload();
   } catch {
     isOver = false;
@@ -87,7 +83,7 @@ function showOver(reason, text) {
 
 async function reconnect() {
   try {
-    await fetch(withToken("/"), { cache: "no-store" });
+    await fetch(`/?${TOKEN}`, { cache: "no-store" });
     reload();
   } catch {
     setTimeout(reconnect, RETRY_MS);
@@ -96,7 +92,7 @@ async function reconnect() {
 
 function download(key) {
   const link = document.createElement("a");
-  link.href = withToken(`/download/${encodeURIComponent(key)}`);
+  link.href = `/download/${encodeURIComponent(key)}?${TOKEN}`;
   link.download = "";
   link.click();
 }
@@ -126,7 +122,7 @@ function sendVisibility() {
 // textual.js opens the one connection of the page, with the size in its query
 class ObservedSocket extends WebSocket {
   constructor(url) {
-    super(`${url}&token=${encodeURIComponent(QUERY.get("token"))}`);
+    super(`${url}&${TOKEN}`);
     socket = this;
     this.addEventListener("open", focusTerminal);
     this.addEventListener("open", () => document.hidden && sendVisibility());
