@@ -407,8 +407,7 @@ COMMANDS = {
     "config": Command("print the settings as TOML, each with its source", add_settings, "config:config"),
 }
 PRINTING = COMMANDS.keys() - {"train", "watch", "serve"}  # whose result is what they print
-INTERRUPTED = PRINTING - {"chat"}  # in which Ctrl+C ends a reply alone
-"""Commands that SIGTERM and SIGHUP end as Ctrl+C does"""
+INTERRUPTED = PRINTING - {"chat"}  # commands that SIGTERM and SIGHUP end as Ctrl+C does; in chat it ends a reply only
 APP = Command("Train a GPT on the CPU, watch it learn, and chat with it.", add_app, "train:start")
 
 EPILOG = (

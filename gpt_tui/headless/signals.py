@@ -18,18 +18,13 @@ from typing import Any, NoReturn
 
 from gpt_core.distributed.communicator import SINGLE_PROCESS, Communicator
 from gpt_core.training.trainer import Trainer
-from gpt_tui.shared.interrupts import Interrupted
+from gpt_tui.shared.interrupts import Interrupted, available
 from gpt_tui.shared.standard_streams import is_terminal
 
 SHOW_CURSOR = b"\x1b[?25h"
 SAVE_POLL_S = 0.01
 SAME_PRESS_S = 1.0
 """Time within which a second signal counts as the same one: a double press, or a wrapper that forwards it"""
-
-
-def available(*names: str) -> list[signal.Signals]:
-    """Return those of the named signals that this system has."""
-    return [signal.Signals[name] for name in names if name in signal.Signals.__members__]
 
 
 class RunSignals:

@@ -94,7 +94,8 @@ class Canvas(Titled, Widget, can_focus=True):
         if span.lower is not None:
             lower = shade(span.lower, dark=dark)
             ground = base.bgcolor.name if base.bgcolor else None
-            if upper is None and lower is not None and ground == "default":  # as a text color it would be another one
+            # as the color of text, "default" is not the background
+            if upper is None and lower is not None and ground == "default":
                 return Style(color=lower.background, bgcolor=ground, reverse=True)
             return Style(color=upper.background if upper else ground, bgcolor=lower.background if lower else ground)
         if span.style and span.style != "cursor":

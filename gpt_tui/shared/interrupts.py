@@ -17,6 +17,11 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = exit_code
 
 
+def available(*names: str) -> list[signal.Signals]:
+    """Return those of the named signals that this system has."""
+    return [signal.Signals[name] for name in names if name in signal.Signals.__members__]
+
+
 @contextmanager
 def interrupt_exits() -> Iterator[None]:
     """Let Ctrl+C end the process like SIGTERM while modules are imported and settings are read.
@@ -42,8 +47,7 @@ def terminations_interrupt() -> Iterator[None]:
     What is temporary is then removed: files, folders, and the processes of a command. Signals that are ignored or have
     a handler stay as they are.
     """
-    signals = [signal.Signals[name] for name in ("SIGTERM", "SIGHUP") if name in signal.Signals.__members__]
-    changed = [number for number in signals if signal.getsignal(number) is signal.SIG_DFL]
+    changed = [number for number in available("SIGTERM", "SIGHUP") if signal.getsignal(number) is signal.SIG_DFL]
     for number in changed:
         signal.signal(number, _interrupt)
     try:
@@ -59,5 +63,6 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 def skip_save_requests() -> None:
     """Let SIGUSR1, which requests a save, do nothing where no run handles it: by default it ends the process."""
-    if hasattr(signal, "SIGUSR1") and signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:
-        signal.signal(signal.SIGUSR1, lambda _number, _frame: None)
+    for number in available("SIGUSR1"):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, lambda _number, _frame: None)
