@@ -168,9 +168,11 @@ def test_local_steps_stopped_or_killed_within_a_round_resume_exactly_from_its_st
     os.kill(launched.ranks()[1], signal.SIGKILL)
     code, output = launched.end()
     assert code == 1, output
-    found = max(verify_checkpoint(path).step for path in (latest, *latest.parent.glob("epoch_*.safetensors")))
+    steps = {path: verify_checkpoint(path).step for path in (latest, *latest.parent.glob("epoch_*.safetensors"))}
+    found = max(steps.values())
     assert stopped < found < 400
-    assert_reported_once(output, "rank 1 on ", f".safetensors holds step {found}, from which")
+    assert_reported_once(output, "rank 1 on ", f" holds step {found}, from which")
+    assert any(step == found and f"models/{path.name} holds step" in output for path, step in steps.items()), output
     code, output = run_on(2, *options(*rounds, "--resume"), cwd=folder)
     assert code == 0, output
     assert tensors(latest) == tensors(folder / "whole" / latest.name)
