@@ -396,10 +396,11 @@ def _read_header(path: Path) -> CheckpointInfo | UnusableCheckpoint:
     try:
         return peek_checkpoint(path)
     except CheckpointError as error:
-        return _refused(path, error)
+        return unusable_checkpoint(path, error)
 
 
-def _refused(path: Path, error: CheckpointError) -> UnusableCheckpoint:
+def unusable_checkpoint(path: Path, error: CheckpointError) -> UnusableCheckpoint:
+    """Describe a file that was refused with this error."""
     fault: Fault = "unusable"
     if isinstance(error, NotACheckpointError):
         fault = "foreign"
@@ -434,5 +435,5 @@ def _load_first(
         try:
             return Loaded(read_checkpoint(info.path, optimizer_state=optimizer_state), unusable)
         except CheckpointError as error:
-            unusable = [*unusable, _refused(info.path, error)]
+            unusable = [*unusable, unusable_checkpoint(info.path, error)]
     return Loaded(None, unusable)

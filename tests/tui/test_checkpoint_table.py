@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import threading
@@ -13,6 +14,8 @@ from rich.cells import cell_len
 
 from gpt_core.checkpoints import store
 from gpt_core.checkpoints.store import CheckpointStore
+from gpt_core.errors import CheckpointError
+from gpt_core.formats.checkpoint_header import CheckpointInfo, peek_checkpoint
 from gpt_core.thread_priority import MAX_NICE, lower_priority
 from gpt_tui.shared.formatting import size
 from gpt_tui.shared.thread_priority import CHECKING
@@ -39,6 +42,7 @@ from gpt_tui.tabs.checkpoints.presenter import (
     summary_text,
     table,
     verification_of,
+    verification_result,
 )  # fmt: skip
 from tests.tui.app_bench import DEADLINE_S
 from tests.tui.stored_files import NOW_S, SMALL, fill, flip, save
@@ -63,17 +67,20 @@ def stamped(path: Path) -> Stamp:
     return stamp_of(path, path.stat())
 
 
-def verified(path: Path) -> tuple[list[float], list[str]]:
-    """Verify a file and return the reported fractions and the errors at the end."""
+def verified(path: Path) -> tuple[list[float], Verification]:
+    """Verify a file and return the reported fractions and the result."""
     fractions: list[float] = []
-    ends: list[str] = []
+    ends: list[Verification] = []
     thread = VerificationThread(
-        Stamp(path, 0, 0), lambda _, fraction: fractions.append(fraction), lambda _, error: ends.append(error)
+        Stamp(path, 0, 0),
+        lambda _, fraction: fractions.append(fraction),
+        lambda _, found: ends.append(verification_result(found)),
     )
     thread.start()
     thread.join(DEADLINE_S)
     assert not thread.is_alive()
-    return fractions, ends
+    (end,) = ends
+    return fractions, end
 
 
 # -- scans
@@ -137,22 +144,68 @@ def test_a_broken_link_is_listed_with_the_reason(tmp_path: Path):
     assert "No such file" in verification_of(file, {}).error
 
 
+def test_a_file_that_could_not_be_read_is_read_again_in_the_next_scan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    save(tmp_path / "ckpt_latest.safetensors", 1)
+    path = save(tmp_path / "best_model.safetensors", 1)
+    scanner, begun = FolderScanner(str(tmp_path)), []
+
+    def refuse(file: Path) -> CheckpointInfo:
+        begun.append(file.name)
+        if file == path:
+            raise CheckpointError(f"{file} cannot be read: Permission denied")
+        return peek_checkpoint(file)
+
+    monkeypatch.setattr(store, "peek_checkpoint", refuse)
+    assert [file.info is None for file in scanner.scan().files] == [False, True]
+    monkeypatch.setattr(store, "peek_checkpoint", lambda file: begun.append(file.name) or peek_checkpoint(file))
+    assert [file.info is None for file in scanner.scan().files] == [False, False]
+    scanner.scan()
+    assert sorted(begun) == ["best_model.safetensors", "best_model.safetensors", "ckpt_latest.safetensors"]
+
+
 # -- verification and deletion
 
 
 def test_a_verification_reports_its_progress(tmp_path: Path):
-    fractions, ends = verified(save(tmp_path / "ckpt_latest.safetensors", 1))
-    assert ends == [""]
+    fractions, end = verified(save(tmp_path / "ckpt_latest.safetensors", 1))
+    assert end == Verification("valid")
     assert fractions == sorted(fractions)
     assert len(fractions) > 10
     assert all(0 < fraction < 1 for fraction in fractions)
 
 
-def test_a_verification_finds_one_flipped_bit_and_a_missing_file(tmp_path: Path):
-    path = flip(save(tmp_path / "ckpt_latest.safetensors", 1), -500)
-    assert "does not match its checksum" in verified(path)[1][0]
+def test_a_verification_finds_one_flipped_bit(tmp_path: Path):
+    end = verified(flip(save(tmp_path / "ckpt_latest.safetensors", 1), -500))[1]
+    assert end.state == "damaged"
+    assert "does not match its checksum" in end.error
+
+
+def test_a_file_that_can_no_longer_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = save(tmp_path / "ckpt_latest.safetensors", 1)
+    (file,) = FolderScanner(str(tmp_path)).scan().files
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gpt_core.formats.safetensors.read_tensor", fail)
+        end = verified(path)[1]
+    assert end.state == "unusable"
+    assert "cannot be read: Input/output error" in end.error
+    assert dict(details(file, end, NOW_S))["use"] == "none while it cannot be read"
     path.unlink()
-    assert "No such file" in verified(path)[1][0]
+    end = verified(path)[1]
+    assert end.state == "unusable"
+    assert "No such file" in end.error
+
+
+def test_an_unexpected_error_of_a_verification_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr("gpt_tui.tabs.checkpoints.files.verify_checkpoint", fail)
+    path = save(tmp_path / "ckpt_latest.safetensors", 1)
+    assert verified(path)[1] == Verification("unusable", error=f"{path} could not be verified: RuntimeError: broken")
 
 
 def test_a_stopped_verification_ends_without_a_report(tmp_path: Path):

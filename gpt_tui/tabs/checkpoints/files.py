@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from gpt_core.checkpoints.store import CheckpointStore, UnusableCheckpoint
+from gpt_core.checkpoints.store import CheckpointStore, UnusableCheckpoint, unusable_checkpoint
+from gpt_core.errors import CheckpointError
 from gpt_core.files import reason
 from gpt_core.formats.checkpoint import verify_checkpoint
 from gpt_core.formats.checkpoint_header import EXTENSION, CheckpointInfo
@@ -77,19 +78,28 @@ class FolderScanner:
                 problems.append(f"{folder} cannot be read: {reason(error)}")
                 continue
             before = self._known.get(folder)
-            known[folder] = before if before and before[0] == stamps else (stamps, self._read(folder, stamps))
+            if before and before[0] == stamps and not any(map(_may_change, before[1])):
+                known[folder] = before
+            else:
+                known[folder] = (stamps, self._read(folder, stamps))
             files += known[folder][1]
         self._known = known
         return FolderContents(tuple(sorted(files, key=_newest_first)), tuple(problems))
 
     def _read(self, folder: Path, stamps: frozenset[Stamp]) -> list[CheckpointFile]:
         by_path = {stamp.path: stamp for stamp in stamps}
-        known = {file.stamp.path: file.found for file in self._known.get(folder, ((), []))[1] if file.stamp in stamps}
+        before = self._known.get(folder, ((), []))[1]
+        known = {file.stamp.path: file.found for file in before if file.stamp in stamps and not _may_change(file)}
         return [
             CheckpointFile(by_path[found.path], str(found.path.relative_to(self._root).with_suffix("")), found)
             for found in CheckpointStore(folder).list(known)
             if found.path in by_path  # a file added since is part of the next scan
         ]
+
+
+def _may_change(file: CheckpointFile) -> bool:
+    """Return True for a file that may become usable as it is, for example when the user gets the right to read it."""
+    return isinstance(file.found, UnusableCheckpoint) and file.found.fault == "unusable"
 
 
 def _newest_first(file: CheckpointFile) -> tuple[bool, float, int, str]:
@@ -121,26 +131,32 @@ def stamp_of(path: Path, status: os.stat_result) -> Stamp:
     return Stamp(path, status.st_size, status.st_mtime_ns)
 
 
-class VerificationThread(FileThread[str]):
+class VerificationThread(FileThread[UnusableCheckpoint | None]):
     """Verifies the checksums of one file, in a daemon thread.
 
     Args:
         stamp: The file.
         on_progress: Called with the stamp and the fraction that is verified.
-        on_end: Called with the stamp and the error, "" for a valid file.
+        on_end: Called with the stamp and None for a valid file, what is wrong with it, or an unexpected error.
     """
 
     def __init__(
-        self, stamp: Stamp, on_progress: Callable[[Stamp, float], object], on_end: Callable[[Stamp, str], object]
+        self,
+        stamp: Stamp,
+        on_progress: Callable[[Stamp, float], object],
+        on_end: Callable[[Stamp, UnusableCheckpoint | str | None], object],
     ) -> None:
         failure = f"{stamp.path} could not be verified"
         super().__init__("verification", failure, partial(on_progress, stamp), partial(on_end, stamp), daemon=True)
         self.stamp = stamp
 
-    def work(self) -> str:
+    def work(self) -> UnusableCheckpoint | None:
         """Verify the file."""
-        verify_checkpoint(self.stamp.path, progress=self.report)
-        return ""
+        try:
+            verify_checkpoint(self.stamp.path, progress=self.report)
+        except CheckpointError as error:
+            return unusable_checkpoint(self.stamp.path, error)
+        return None
 
 
 def delete_file(stamp: Stamp) -> str:

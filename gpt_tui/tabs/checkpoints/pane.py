@@ -46,6 +46,7 @@ from gpt_tui.tabs.checkpoints.presenter import (
     summary_text,
     table,
     verification_of,
+    verification_result,
 )  # fmt: skip
 
 SCAN_INTERVAL_S = 2.0
@@ -239,9 +240,7 @@ class CheckpointsTab(Vertical):
         self._thread = VerificationThread(
             stamp,
             lambda stamp, progress: self.post_message(self.Verified(stamp, Verification("running", progress))),
-            lambda stamp, error: self.post_message(
-                self.Verified(stamp, Verification("damaged" if error else "valid", error=error))
-            ),
+            lambda stamp, found: self.post_message(self.Verified(stamp, verification_result(found))),
         )
         self._thread.start()
 

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from rich.cells import cell_len, set_cell_size
 
-from gpt_core.checkpoints.store import Fault, chat_candidates, resume_candidates
+from gpt_core.checkpoints.store import Fault, UnusableCheckpoint, chat_candidates, resume_candidates
 from gpt_core.config.settings import ModelShape, Settings
 from gpt_core.config.validation import names_as_text
 from gpt_core.formats.checkpoint_header import CheckpointInfo
@@ -67,10 +67,17 @@ STATUSES: Mapping[str, tuple[str, Tone]] = {
 Verifications = Mapping[Stamp, Verification]
 
 
+def verification_result(found: UnusableCheckpoint | str | None) -> Verification:
+    """Return the end of a verification: None for a valid file, what is wrong with it, or an unexpected error."""
+    if isinstance(found, UnusableCheckpoint):
+        return Verification(found.fault, error=found.error)
+    return Verification("unusable", error=found) if found else Verification("valid")
+
+
 def verification_of(file: CheckpointFile, known: Verifications) -> Verification:
     """Return the verification of a file; one that is unusable by its header needs no further check."""
     if not isinstance(file.found, CheckpointInfo):
-        return Verification(file.found.fault, error=file.found.error)
+        return verification_result(file.found)
     return known.get(file.stamp, Verification())
 
 
@@ -343,7 +350,9 @@ def reason_of(error: str, path: Path) -> str:
 
 
 def use_text(info: CheckpointInfo, verification: Verification) -> str:
-    """Return what a checkpoint can be used for."""
+    """Return what a checkpoint with a valid header can be used for."""
+    if verification.state == "unusable":
+        return "none while it cannot be read"
     if verification.is_refused:
         return "none: delete it, or replace it with a valid copy"
     if info.has_optimizer_state:
