@@ -251,7 +251,8 @@ def race_cases(
     Args:
         overrides: Requested settings of all runs, `minutes` among them unless `steps` is given.
         vary: Texts such as "dropout=0,0.1", or "seq_len+batch_size=64+16,128+8" for settings that change together;
-            `preset` may be varied, too.
+            `preset` may be varied, too, and `init_from`, of which an empty value stands for random weights:
+            "init_from=,gpt2/ckpt_latest.safetensors".
         steps: Steps of each run; 0 for a time budget.
         measurements: Measurements of the rule for time budgets, which chooses once for all cases of one preset
             that start from one checkpoint.
@@ -298,7 +299,7 @@ def _values(text: str) -> list[dict[str, str]]:
     names = [name.strip() for name in together.split("+")]
     if repeated := next((name for name in names if names.count(name) > 1), ""):
         raise ConfigError(f"--vary {together}: got {repeated} twice, expected different settings, joined by +")
-    texts = [value.strip() for value in listed.split(",") if value.strip()]
+    texts = [value.strip() for value in listed.split(",") if value.strip() or names == ["init_from"]]
     for name in names:
         if name in NOT_VARIED:
             why = "expected a setting that changes how a run learns, not what it is scored on"

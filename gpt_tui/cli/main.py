@@ -317,7 +317,7 @@ def add_race(parser: Parser) -> None:
     """Add the options of `gpt-tui race`."""
     text = (
         "values of a setting to compare, the baseline first; may be repeated: every combination is a case; "
-        "KEY+OTHER=A+B,C+D for settings that change together"
+        "KEY+OTHER=A+B,C+D for settings that change together; init_from=,FILE compares random weights with a checkpoint"
     )
     parser.add_argument("--vary", metavar="KEY=A,B", action="append", default=[], help=text)
     text = "runs per case, with the seeds from --seed on (default: 3)"

@@ -233,9 +233,27 @@ def test_a_time_budget_keeps_the_models_of_checkpoints_that_are_varied(tmp_path:
     assert {(case.settings.d_model, case.settings.cooldown) for case in cases} == {(16, COOLDOWN)}
 
 
+@pytest.mark.parametrize("together", [False, True], ids=["alone", "with learning rate"])
+@pytest.mark.parametrize("steps", [0, 10], ids=["time budget", "steps"])
+def test_a_run_from_a_checkpoint_can_be_compared_with_one_from_random_weights(
+    steps: int, together: bool, tmp_path: Path
+) -> None:
+    train(tiny_settings(tmp_path, max_steps=2))
+    path = str(tmp_path / LATEST)
+    overrides = read_overrides(options={} if steps else {"minutes": 1})
+    vary = f"init_from+learning_rate=+1e-3,{path}+1e-4" if together else f"init_from=,{path}"
+    cases = race_cases(overrides, [vary], steps=steps, measurements=measurements())
+    assert [case.settings.init_from for case in cases] == ["", path]
+    assert [case.settings.d_model == 16 for case in cases] == [False, True]
+    if together:
+        assert [case.settings.learning_rate for case in cases] == [1e-3, 1e-4]
+
+
 @pytest.mark.parametrize(
     ("vary", "message"),
     [
+        (["init_from="], "expected KEY=A,B with two or more different values"),
+        (["init_from=,"], "different values"),
         (["layers=2"], "expected KEY=A,B with two or more different values"),
         (["layers"], "expected KEY=A,B"),
         (["layers=2,2"], "different values"),
