@@ -1,9 +1,10 @@
 """Fine-tuning: settings, weights and tokenizer of a new run that starts from a checkpoint (`init_from`).
 
-The file determines the shape of the model and its tokenizer; only the context may be shorter, and the position
-embeddings are then cut. All other settings are those of the preset nearest in size, with the defaults for fine-tuning
-(`gpt_core.config.fine_tuning`). Optimizer, schedule and step count begin anew. The file is read when the run is opened
-and not needed afterwards: its digest is part of the training state.
+The file determines the shape of the model and its tokenizer; only the context may be shorter, as it is by default where
+that of the file is longer than `MAX_CONTEXT`, and the position embeddings are then cut. All other settings are those of
+the preset nearest in size, with the defaults for fine-tuning (`gpt_core.config.fine_tuning`). Optimizer, schedule and
+step count begin anew. The file is read when the run is opened and not needed afterwards: its digest is part of the
+training state.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import msgspec
 
 from gpt_core import files, tokenizers
 from gpt_core.checkpoints.folders import next_free_folder
-from gpt_core.config.fine_tuning import FROM_FILE, fine_tuning_defaults
+from gpt_core.config.fine_tuning import FROM_FILE, fine_tuning_defaults, settings_from_file
 from gpt_core.config.presets import PRESETS, preset
 from gpt_core.config.resolve import Overrides, Resolved
 from gpt_core.config.settings import GROUP_RATES, ModelShape, Settings
@@ -39,11 +40,12 @@ MIN_BYTES_PER_TOKEN = 2.0  # of a text; with fewer, the tokenizer was trained on
 
 
 class StartingPoint(NamedTuple):
-    """Weights and tokenizer of the checkpoint that a run starts from, and where they come from."""
+    """Weights and tokenizer of the checkpoint that a run starts from, where they come from, and its context."""
 
     parameters: Parameters
     tokenizer: Tokenizer
     origin: Origin
+    seq_len: int
 
 
 def resolve_new(overrides: Overrides) -> Resolved:
@@ -64,7 +66,7 @@ def resolve_new(overrides: Overrides) -> Resolved:
         requested.insert(0, (f"preset {name}", shape))
     values = {key: value for _, layer in requested for key, value in layer.items()}
     check_start(path, file, values, {key: source for source, layer in requested for key in layer})
-    start = [("init_from", {key: getattr(file, key) for key in FROM_FILE})]
+    start = [("init_from", settings_from_file(file))]
     if not overrides.value("overfit_tiny"):  # a self-test needs the full rates to memorize its lines
         start.append(("fine-tuning", fine_tuning_defaults(name)))
     return Overrides(name, (*start, *requested)).apply_to()
@@ -171,7 +173,8 @@ def read_start(settings: Settings, progress: Progress = ignore_progress) -> Star
     absolute = os.fsencode(Path(path).absolute()).decode("utf-8", "replace")  # the name of a folder may be no UTF-8
     origin = Origin(absolute, start_sha256(path), checkpoint.step)
     parameters = with_context(checkpoint.parameters, settings.shape)
-    return StartingPoint(parameters, tokenizers.from_bytes(checkpoint.tokenizer), origin)
+    tokenizer = tokenizers.from_bytes(checkpoint.tokenizer)
+    return StartingPoint(parameters, tokenizer, origin, checkpoint.settings.seq_len)
 
 
 def with_context(parameters: Parameters, shape: ModelShape) -> Parameters:
@@ -182,6 +185,17 @@ def with_context(parameters: Parameters, shape: ModelShape) -> Parameters:
     for name, tensor in cut.tensors.items():
         tensor[...] = parameters[name][: shape.seq_len] if name == WPE else parameters[name]
     return cut
+
+
+def context_note(start: StartingPoint) -> str:
+    """Return a line about a context that is shorter than that of the file, else ""."""
+    own = start.parameters.shape.seq_len
+    if own == start.seq_len:
+        return ""
+    return (
+        f"the context is {own:,} of the {start.seq_len:,} tokens of {Path(start.origin.path).name}; seq_len sets it, "
+        "and a longer one takes more time and memory"
+    )
 
 
 def tokenizer_note(start: StartingPoint, text: TokenStream) -> str:

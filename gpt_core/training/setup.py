@@ -36,7 +36,7 @@ from gpt_core.text.token_cache import load_or_train_tokenizer, load_tokens
 from gpt_core.text.token_stream import TokenStream, split_held_out, tokens_of_documents
 from gpt_core.tokenizers import Tokenizer
 from gpt_core.training.evaluation import max_part_tokens, part_windows
-from gpt_core.training.fine_tuning import StartingPoint, read_start, tokenizer_note
+from gpt_core.training.fine_tuning import StartingPoint, context_note, read_start, tokenizer_note
 from gpt_core.training.gradient_sum import check_ranks
 from gpt_core.training.precision import emulation_warning, with_precision
 from gpt_core.training.request import RunRequest, text_error, text_of_run_error
@@ -96,6 +96,7 @@ def open_run(
             check_same_text(checkpoint, settings, texts.train)
         notes = (
             text_note(settings, train_source) if checkpoint is None else other_text_note(checkpoint, texts.train),
+            context_note(start) if start is not None else "",
             tokenizer_note(start, texts.train) if start is not None else "",
             eval_text_note(train_source, eval_source, texts),
         )

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import inspect
 
-from gpt_core.config.fine_tuning import FROM_FILE, base_settings, fine_tuning_defaults
+from gpt_core.config.fine_tuning import FROM_FILE, base_settings, fine_tuning_defaults, settings_from_file
 from gpt_core.config.presets import PRESETS, preset
 from gpt_core.config.settings import GROUP_RATES, LEARNING_RATE, Settings
 from gpt_core.config.validation import (
@@ -133,7 +133,8 @@ def with_preset(texts: Mapping[str, str], preset_name: str, start: Settings | No
         start: Settings of the checkpoint that the run starts from, whose shape and tokenizer it has; None without one.
     """
     base = base_settings(preset_name, texts["init_from"] if start is not None else "")
-    from_file = {} if start is None else {name: text_of(name, getattr(start, name)) for name in FROM_FILE}
+    taken = {} if start is None else settings_from_file(start)
+    from_file = {name: text_of(name, value) for name, value in taken.items()}
     return texts_of(base) | from_file | {name: texts[name] for name in INDEPENDENT}
 
 
@@ -251,7 +252,8 @@ def explanation(name: str, preset_name: str, init_from: str = "") -> tuple[str, 
         return f"preset: {note(name)}", "one of " + ", ".join(PRESETS)
     default = texts_of(base_settings(preset_name, init_from))[name]
     if init_from and name in FROM_FILE:
-        return f"{name}: {fields()[name].description}", f"{expected(name)}; set by init_from"
+        rule = "at most that of init_from" if name == "seq_len" else "set by init_from"
+        return f"{name}: {fields()[name].description}", f"{expected(name)}; {rule}"
     empty = "; empty: the rates under advanced" if name == LEARNING_RATE else ""
     whose = "default" if name in INDEPENDENT else preset_name
     return f"{name}: {fields()[name].description}", expected(name) + empty + (

@@ -12,7 +12,7 @@ import pytest
 
 import gpt_core
 from gpt_core.bench.estimate import read_corpus_stats
-from gpt_core.config.fine_tuning import FROM_FILE, RATE_FACTOR, fine_tuning_defaults
+from gpt_core.config.fine_tuning import FROM_FILE, MAX_CONTEXT, RATE_FACTOR, fine_tuning_defaults
 from gpt_core.config.presets import PRESETS, preset
 from gpt_core.config.resolve import read_overrides
 from gpt_core.config.settings import GROUP_RATES, Settings
@@ -22,7 +22,7 @@ from gpt_core.formats.checkpoint import peek_checkpoint, read_checkpoint, write_
 from gpt_core.training import events as ev
 from gpt_core.training.fine_tuning import full_rates, nearest_preset, settings_to_fine_tune
 from gpt_core.training.request import RunRequest, resolve_request
-from tests.core.checkpoint_samples import same_bits, sample
+from tests.core.checkpoint_samples import SETTINGS, same_bits, sample
 from tests.core.training_samples import (
     finished_trainer,
     losses,
@@ -142,7 +142,9 @@ def test_weights_without_optimizer_state_are_a_start(start: Path, tmp_path: Path
 
 def test_a_shorter_context_cuts_the_positions_and_changes_nothing_else(start: Path, tmp_path: Path):
     settings = fine_tuning(start, tmp_path, seq_len=16, max_steps=1, **dict.fromkeys(GROUP_RATES, 0.0))
-    train(settings)
+    (started, *_) = train(settings)
+    assert isinstance(started, ev.RunStarted)
+    assert any("the context is 16 of the 32 tokens of best_model.safetensors" in line for line in started.warnings)
     before, after = read_checkpoint(start).parameters, saved(tmp_path).parameters
     assert np.array_equal(after["wpe.weight"], before["wpe.weight"][:16])
     assert all(np.array_equal(after[n], before[n]) for n in before.tensors if n != "wpe.weight")
@@ -269,6 +271,18 @@ def test_shape_and_tokenizer_are_those_of_the_file_and_the_rest_has_the_defaults
         init_from=str(start),
     )  # fmt: skip
     assert request.settings == expected
+
+
+def test_of_a_very_long_context_a_part_is_used_unless_it_is_requested(tmp_path: Path):
+    start = tmp_path / "long.safetensors"
+    write_checkpoint(start, sample(msgspec.structs.replace(SETTINGS, seq_len=4096), optimizer_state=False))
+    options = {"init_from": str(start)}
+    assert resolve_request(read_overrides(options=options)).settings.seq_len == MAX_CONTEXT
+    assert settings_to_fine_tune(start, preset("nano")).settings.seq_len == MAX_CONTEXT
+    longer = read_overrides(assignments=["seq_len=4096"], options=options)
+    assert resolve_request(longer).settings.seq_len == 4096
+    with pytest.raises(ConfigError, match="seq_len is 4096 in it, 5000 was requested"):
+        resolve_request(read_overrides(assignments=["seq_len=5000"], options=options))
 
 
 def test_a_run_from_a_checkpoint_reads_the_texts_of_the_session_in_the_same_way(start: Path):

@@ -196,6 +196,12 @@ def test_choosing_a_checkpoint_fills_shape_tokenizer_and_rates_and_clearing_it_r
     assert restored == texts_of(preset("nano")) | {"seed": "7", "max_epochs": "9"}
 
 
+def test_choosing_a_checkpoint_with_a_very_long_context_fills_in_a_part_of_it(tmp_path: Path):
+    file = msgspec.structs.replace(SMALL, seq_len=40_960)
+    filled = with_start(texts_of(preset("nano")) | {"init_from": str(start(tmp_path))}, "nano", file)
+    assert filled["seq_len"] == "2048"
+
+
 def test_the_title_of_the_form_names_the_checkpoint():
     assert title(texts_of(preset("nano"))) == "Set up a run"
     assert title({"init_from": "models/best_model.safetensors"}) == "Set up fine-tuning of best_model"
@@ -215,6 +221,7 @@ def test_a_field_that_contradicts_the_checkpoint_is_marked(tmp_path: Path):
     assert validate(filled | {"seq_len": "3"}, no_problem).settings is not None
     assert "No such file" in validate(filled | {"init_from": "gone"}, no_problem).problems["init_from"]
     assert explanation("layers", "nano", "x")[1].endswith("; set by init_from")
+    assert explanation("seq_len", "nano", "x")[1].endswith("; at most that of init_from")
     assert explanation("mlp_lr", "nano", "x")[1].endswith("nano: 0.0009")
 
 
