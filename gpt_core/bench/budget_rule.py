@@ -15,7 +15,8 @@ They do not if the run starts from a file, or if the text is so small that it ca
 The rate is constant after a short warm-up, and falls to 0 over the last half of the budget. Nothing but the deadline
 ends the run, unless a limit on steps or epochs was requested: model and schedule then follow from the steps up to it.
 Settings that were requested replace what the rule chooses, one by one: a requested preset fixes the model, and a file
-to start from does. No `epoch_NNN` is saved: a short text has an epoch per second.
+to start from does. No `epoch_NNN` is saved: a short text has an epoch per second. If several ranks train together, the
+speed is that of rank 0 alone.
 
 `benchmarks/RESULTS.md` says which of these choices were measured, and how. `gpt-tui race` measures others.
 """
@@ -48,7 +49,7 @@ from gpt_core.kernels import compute_threads
 from gpt_core.model.parameters import parameter_count
 from gpt_core.progress import Progress, ignore_progress
 from gpt_core.training.fine_tuning import resolve_new
-from gpt_core.training.request import Newest, RunRequest, resolve_request
+from gpt_core.training.request import Newest, RunRequest, resolve_request, with_micro_batches
 from gpt_core.training.run import MIN_TEXT_TOKENS
 
 DROPOUTS = ((2000, 0.3), (500, 0.2), (15, 0.1))
@@ -209,10 +210,20 @@ class Candidate(NamedTuple):
 
 
 def budget_request(
-    overrides: Overrides, *, resume: Path | Newest | None = None, overwrite: bool = False,
+    overrides: Overrides, *, resume: Path | Newest | None = None, overwrite: bool = False, ranks: int = 1,
     measurements: Measurements = MEASUREMENTS, progress: Progress = ignore_progress,
 ) -> RunRequest:  # fmt: skip
     """Return the request of a run as `resolve_request` does; of a new run with a time budget, with the chosen settings.
+
+    In a new run of several ranks, each of them has a micro-batch of each step, unless another size was requested.
+
+    Args:
+        overrides: Requested settings.
+        resume: Checkpoint to resume, "newest" for the newest valid one of the models folder, None for a new run.
+        overwrite: Replace the checkpoints of another run in the folder.
+        ranks: Number of ranks that train together.
+        measurements: Measurements of the rule.
+        progress: Receives the progress of the measurements.
 
     Raises:
         GptError: As `resolve_request`; or a text cannot be read.
@@ -220,7 +231,8 @@ def budget_request(
     if resume is not None:
         return resolve_request(overrides, resume=resume, overwrite=overwrite)
     chosen, reason = with_choice(overrides, measurements, progress)
-    return replace(resolve_request(chosen, overwrite=overwrite), model_reason=reason)
+    request = replace(resolve_request(chosen, overwrite=overwrite), model_reason=reason)
+    return replace(request, settings=with_micro_batches(request.settings, overrides, ranks))
 
 
 def with_choice(

@@ -403,6 +403,11 @@ def round_to_bfloat16(values: Array) -> None:
         part &= np.uint32(0xFFFF0000)
 
 
+def micro_batch_for(ranks: int, batch_size: int) -> int:
+    """Return the largest micro-batch that leaves one for every rank, 0 if there are more ranks than sequences."""
+    return next((size for size in range(batch_size // ranks, 0, -1) if batch_size % size == 0), 0)
+
+
 def check_ranks(ranks: int, batch_size: int, micro_batch: int) -> None:
     """Check that every rank has a micro-batch of each step.
 
@@ -412,7 +417,7 @@ def check_ranks(ranks: int, batch_size: int, micro_batch: int) -> None:
     leaves = batch_size // micro_batch
     if ranks <= leaves:
         return
-    fitting = next((size for size in range(batch_size // ranks, 0, -1) if batch_size % size == 0), 0)
+    fitting = micro_batch_for(ranks, batch_size)
     hint = (
         f"set micro_batch_size={fitting}, with which one process computes the same"
         if fitting

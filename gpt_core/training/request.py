@@ -24,6 +24,7 @@ from gpt_core.errors import CheckpointError, ConfigError, CorpusError, ResumeTex
 from gpt_core.formats.checkpoint import Checkpoint, CheckpointInfo, read_checkpoint
 from gpt_core.text.source import text_source
 from gpt_core.training.fine_tuning import resolve_new
+from gpt_core.training.gradient_sum import micro_batch_for
 
 Newest = Literal["newest"]
 """The newest valid checkpoint of the models folder."""
@@ -135,6 +136,13 @@ def resolve_request(
                 error.setting = name
                 raise text_error(error, request.settings, checkpoint) from None
     return request
+
+
+def with_micro_batches(settings: Settings, overrides: Overrides, ranks: int) -> Settings:
+    """Return settings with a micro-batch of each step for each of several ranks, unless another size was requested."""
+    if ranks <= settings.micro_batches or "micro_batch_size" in overrides.values:
+        return settings
+    return msgspec.structs.replace(settings, micro_batch_size=micro_batch_for(ranks, settings.batch_size))
 
 
 def text_error(error: CorpusError, settings: Settings, checkpoint: Checkpoint | None) -> CorpusError:

@@ -34,14 +34,17 @@ SETTING_OPTIONS = (
 )  # fmt: skip
 
 
-def requested_run(options: Namespace, overrides: Overrides) -> RunRequest:
-    """Return the run that the options and the settings request. Raises ConfigError, CheckpointError or CorpusError."""
+def requested_run(options: Namespace, overrides: Overrides, ranks: int = 1) -> RunRequest:
+    """Return the run of so many ranks that the options and the settings request.
+
+    Raises ConfigError, CheckpointError or CorpusError.
+    """
     resume: Path | Newest | None = typed_path(options.resume, "--resume") if options.resume else None
     if options.resume == "":  # --resume without a file
         resume = "newest"
     with ProgressLine() as waiting:
         return budget_request(
-            overrides, resume=resume, overwrite=getattr(options, "overwrite", False), progress=waiting
+            overrides, resume=resume, overwrite=getattr(options, "overwrite", False), ranks=ranks, progress=waiting
         )
 
 

@@ -39,7 +39,7 @@ def start(options: Namespace) -> int:
         require_terminal()
     with interrupt_exits():
         overrides = requested_settings(options)
-        request = requested_run(options, overrides)
+        request = requested_run(options, overrides, len(ranks.hosts))
         if options.train_only:
             from gpt_tui.headless.runner import run_headless
         else:
@@ -49,13 +49,18 @@ def start(options: Namespace) -> int:
     # without such options the app waits for the key that starts a run
     autostart = request.settings.overfit_tiny or request.overwrite or request.resume is not None
     return run_app(
-        request, autostart=autostart, config_file=config_file(options), budget=partial(budget_run, overrides),
-        first_minutes=first_minutes(overrides), ranks=ranks,
+        request, autostart=autostart, config_file=config_file(options),
+        budget=partial(budget_run, overrides, ranks=len(ranks.hosts)), first_minutes=first_minutes(overrides),
+        ranks=ranks,
     )  # fmt: skip
 
 
 def budget_run(
-    overrides: Overrides, minutes: float, typed: Mapping[str, str] = MappingProxyType({}), preset_name: str = ""
+    overrides: Overrides,
+    minutes: float,
+    typed: Mapping[str, str] = MappingProxyType({}),
+    preset_name: str = "",
+    ranks: int = 1,
 ) -> RunRequest:
     """Return the new run with a time budget that was chosen in the app, and the requested settings.
 
@@ -64,9 +69,10 @@ def budget_run(
         minutes: The time budget.
         typed: Settings that were typed in the set-up screen.
         preset_name: Preset selected there, "" for none.
+        ranks: Number of ranks that train together.
     """
     chosen = overrides._replace(preset=preset_name or overrides.preset).override("set-up screen", typed)
-    return budget_request(chosen.override("time", {"minutes": minutes}))
+    return budget_request(chosen.override("time", {"minutes": minutes}), ranks=ranks)
 
 
 def first_minutes(overrides: Overrides) -> float:

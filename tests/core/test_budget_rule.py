@@ -26,6 +26,7 @@ from gpt_core.errors import ConfigError, CorpusError
 from gpt_core.model.flops import step_flops
 from gpt_core.model.parameters import parameter_count
 from gpt_core.training.fine_tuning import resolve_new
+from gpt_core.training.gradient_sum import check_ranks
 from tests.core.training_samples import LATEST, tiny_settings, train
 
 GIB = 1 << 30
@@ -53,6 +54,32 @@ def requested(minutes: float, *assignments: str, preset: str | None = None, **op
 def chosen(overrides: Overrides, found: Measurements | None = None) -> tuple[Settings, str]:
     with_rule, reason = with_choice(overrides, found or measurements())
     return resolve_new(with_rule).settings, reason
+
+
+@pytest.mark.parametrize(("minutes", "preset_name"), [(0, None), (1, None), (30, None), (0, "mini"), (600, "mini")])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_every_rank_has_a_micro_batch_of_a_new_run(minutes: float, preset_name: str | None, ranks: int):
+    overrides = requested(minutes, preset=preset_name)
+    alone = budget_request(overrides, measurements=measurements()).settings
+    settings = budget_request(overrides, ranks=ranks, measurements=measurements()).settings
+    check_ranks(ranks, settings.batch_size, settings.micro_batch)
+    assert settings.batch_size == alone.batch_size
+    if ranks <= alone.micro_batches:
+        assert settings == alone
+
+
+@pytest.mark.parametrize("minutes", [0, 1])
+def test_a_requested_micro_batch_is_kept_with_several_ranks(minutes: float):
+    overrides = requested(minutes, "micro_batch_size=8")
+    settings = budget_request(overrides, ranks=4, measurements=measurements()).settings
+    assert settings.micro_batch_size == 8
+    with pytest.raises(ConfigError, match="4 ranks need as many micro-batches per step"):
+        check_ranks(4, settings.batch_size, settings.micro_batch)
+
+
+def test_more_ranks_than_sequences_are_left_to_be_refused():
+    overrides = requested(0, "batch_size=2")
+    assert budget_request(overrides, ranks=3, measurements=measurements()).settings.micro_batch_size == 0
 
 
 def shape_of(model: Model) -> ModelShape:

@@ -105,10 +105,11 @@ TINY = (
 def test_under_mpiexec_the_ranks_measure_their_exchange(tmp_path: Path, ranks: int) -> None:
     from tests.distributed.launched import run_on
 
-    code, output = run_on(ranks, "bench", "--mpi", "--json", "--steps", "2", *TINY, cwd=tmp_path)
+    code, output = run_on(ranks, "bench", "--mpi", "--json", "--steps", "2", *TINY[:-2], cwd=tmp_path)
     assert code == 0, output
     found = json.loads(output.splitlines()[-1])
     assert len(found["hosts"]) == ranks
+    assert found["micro_batch_size"] == (4 if ranks == 2 else 2)
     assert [step["format"] for step in found["steps"]] == ["float32", "bfloat16"]
     assert all(step["sent_bytes"] > 0 and step["exchange_s"] > 0 for step in found["steps"])
     assert not list(tmp_path.iterdir())

@@ -251,6 +251,17 @@ def test_a_second_signal_to_any_ranks_ends_them_after_the_save_in_progress(
     assert verify_checkpoint(folder / "models/ckpt_latest.safetensors").step >= 10
 
 
+def test_a_time_budget_chooses_a_micro_batch_for_every_rank(folder: Path) -> None:
+    limits = ("--minutes", "0.5", "--set", "max_steps=3", "--set", "eval_tokens=500", "--set", "heartbeat_s=15")
+    code, output = run_on(2, "--train-only", *limits, cwd=folder)
+    assert code == 0, output
+    started = next(event for event in read_metrics(folder / "models/metrics.jsonl") if isinstance(event, RunStarted))
+    assert len(started.hosts) == 2
+    settings = verify_checkpoint(folder / "models/ckpt_latest.safetensors").settings
+    assert settings.micro_batches == 2
+    assert settings.minutes == 0.5
+
+
 def test_errors_are_shown_once_with_the_exit_code_of_one_process(folder: Path) -> None:
     code, output = run_on(3, *options("batch_size=0"), cwd=folder)
     assert code == 2
