@@ -232,7 +232,9 @@ def budget_request(
         return resolve_request(overrides, resume=resume, overwrite=overwrite)
     chosen, reason = with_choice(overrides, measurements, progress)
     request = replace(resolve_request(chosen, overwrite=overwrite), model_reason=reason)
-    return replace(request, settings=with_micro_batches(request.settings, overrides, ranks))
+    if "micro_batch_size" in overrides.values:
+        return request
+    return replace(request, settings=with_micro_batches(request.settings, ranks))
 
 
 def with_choice(

@@ -138,9 +138,9 @@ def resolve_request(
     return request
 
 
-def with_micro_batches(settings: Settings, overrides: Overrides, ranks: int) -> Settings:
-    """Return settings with a micro-batch of each step for each of several ranks, unless another size was requested."""
-    if ranks <= settings.micro_batches or "micro_batch_size" in overrides.values:
+def with_micro_batches(settings: Settings, ranks: int) -> Settings:
+    """Return settings with at least as many micro-batches per step as ranks, if there are as many sequences."""
+    if ranks <= settings.micro_batches:
         return settings
     return msgspec.structs.replace(settings, micro_batch_size=micro_batch_for(ranks, settings.batch_size))
 

@@ -39,8 +39,10 @@ def bench(options: Namespace) -> int:
     refuse_run_length(options, "bench trains in a temporary folder")
     resolved = resolve_settings(options)
     if options.mpi:
-        ranks = len(options.ranks.hosts) if options.ranks else 1
-        return bench_mpi(options, with_micro_batches(resolved.settings, requested_settings(options), ranks))
+        settings = resolved.settings
+        if options.ranks and "micro_batch_size" not in requested_settings(options).values:
+            settings = with_micro_batches(settings, len(options.ranks.hosts))
+        return bench_mpi(options, settings)
     report_text_note(resolved.settings)
     with ProgressLine() as waiting:
         found = run_benchmark(resolved.settings, steps=options.steps or 0, progress=waiting)

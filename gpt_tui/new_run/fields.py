@@ -28,6 +28,7 @@ from gpt_core.config.validation import (
 from gpt_core.errors import ConfigError, GptError, shown
 from gpt_core.training.fine_tuning import differing_settings, peek_start
 from gpt_core.training.gradient_sum import check_ranks
+from gpt_core.training.request import with_micro_batches
 from gpt_tui.shared.sanitize import one_line
 
 MAX_NAME = 24  # characters of the name of a checkpoint in the title
@@ -124,15 +125,18 @@ def with_linked(texts: Mapping[str, str], typed: str) -> dict[str, str]:
     return dict(texts)
 
 
-def with_preset(texts: Mapping[str, str], preset_name: str, start: Settings | None = None) -> dict[str, str]:
+def with_preset(
+    texts: Mapping[str, str], preset_name: str, start: Settings | None = None, ranks: int = 1
+) -> dict[str, str]:
     """Return the text of each field after a preset is chosen.
 
     Args:
         texts: The text of each field before.
         preset_name: The preset.
         start: Settings of the checkpoint that the run starts from, whose shape and tokenizer it has; None without one.
+        ranks: Number of ranks that train together.
     """
-    base = base_settings(preset_name, texts["init_from"] if start is not None else "")
+    base = with_micro_batches(base_settings(preset_name, texts["init_from"] if start is not None else ""), ranks)
     taken = {} if start is None else settings_from_file(start)
     from_file = {name: text_of(name, value) for name, value in taken.items()}
     return texts_of(base) | from_file | {name: texts[name] for name in INDEPENDENT}

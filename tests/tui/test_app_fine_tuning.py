@@ -20,6 +20,7 @@ from gpt_tui.tabs.checkpoints.pane import CheckpointsTab
 from gpt_tui.tabs.train import run_requests
 from tests.tui.app_bench import DEADLINE_S, AppBench, running_app
 from tests.tui.conftest import Snapshot
+from tests.tui.fake_probes import fake_probes
 from tests.tui.stored_files import SMALL, fill, save
 
 MODELS = Path("models")
@@ -98,6 +99,18 @@ async def test_the_form_opens_before_its_checkpoint_is_read_and_what_is_typed_go
         await bench.until(lambda: not isinstance(bench.app.screen, SetupScreen))
         assert bench.app.main.tab == "checkpoints"
         assert not bench.opener.requests
+
+
+@pytest.mark.slow
+async def test_with_several_ranks_each_has_a_micro_batch_of_a_run_that_starts_from_a_checkpoint() -> None:
+    save(MODELS / "best_model.safetensors", 65, step=600)
+    async with running_app(MODELS, size=(80, 24), probes=fake_probes(hosts=("a", "b", "c", "d"))) as bench:
+        await press_on_a_checkpoint(bench, "f")
+        await bench.until_set_up()
+        assert bench.app.screen.query_one("#setting-micro_batch_size", Input).value == "4"
+        await bench.pilot.press("f9")
+        await bench.until_step(1)
+        assert bench.opener.requests[0].settings.micro_batches == 4
 
 
 @pytest.mark.slow

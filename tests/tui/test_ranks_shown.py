@@ -11,7 +11,7 @@ from gpt_core.bench.estimate import StepTime
 from gpt_core.config.presets import preset
 from gpt_core.training import events as ev
 from gpt_tui.new_run.estimate import RunEstimate, estimate_rows, memory_here, memory_problem, sent_per_step
-from gpt_tui.new_run.fields import texts_of, validate
+from gpt_tui.new_run.fields import texts_of, validate, with_preset
 from gpt_tui.run_view.status import status_rows
 from gpt_tui.session.phase import Phase, SessionStatus
 from gpt_tui.session.run_events import advance
@@ -96,6 +96,17 @@ def test_more_ranks_than_micro_batches_are_an_error_of_the_field_that_helps() ->
     assert found["micro_batch_size"].startswith("micro_batch_size: 2 ranks need as many micro-batches per step, got 1")
     assert "micro_batch_size=8" in found["micro_batch_size"]
     assert problems_of(3, batch_size="2", micro_batch_size="1").keys() == {"batch_size"}
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("name", ["nano", "micro", "mini"])
+def test_a_preset_that_is_chosen_has_a_micro_batch_for_every_rank(name: str, ranks: int) -> None:
+    texts = with_preset(texts_of(preset("nano")), name, ranks=ranks)
+    settings, problems = validate(texts, lambda *_: "", ranks=ranks)
+    assert problems == {}
+    assert settings is not None
+    assert ranks <= settings.micro_batches
+    assert (settings.micro_batch_size == preset(name).micro_batch_size) == (ranks <= preset(name).micro_batches)
 
 
 def test_the_preview_names_ranks_and_does_not_start_a_run_that_would_be_refused(

@@ -20,7 +20,7 @@ from gpt_core.config.validation import checked, names_as_text, parsed
 from gpt_core.errors import CheckpointError, ConfigError
 from gpt_core.formats.checkpoint_header import CheckpointInfo, peek_checkpoint
 from gpt_core.training.fine_tuning import full_rates, settings_to_fine_tune
-from gpt_core.training.request import RunRequest
+from gpt_core.training.request import RunRequest, with_micro_batches
 from gpt_tui.new_run.form_state import FormState, copied_form_state
 from gpt_tui.new_run.probe import BudgetChosen, Probes, choose_in_thread
 from gpt_tui.new_run.screen import SetupScreen
@@ -296,7 +296,8 @@ class RunRequests(Vertical):
 
         def read() -> FormState:
             resolved = settings_to_fine_tune(path, here)
-            return copied_form_state(resolved.settings, resolved.preset)
+            settings = with_micro_batches(resolved.settings, max(1, len(self._probes.hosts)))
+            return copied_form_state(settings, resolved.preset)
 
         await self._set_up(read, focus="train_file")
 
