@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not shutil.which("tmux"), rea
 
 LATEST = Path("models/ckpt_latest.safetensors")
 SETTINGS = tiny(
-    "batch_size=8", "micro_batch_size=2", "save_every_minutes=0", "save_epoch_number=0", "sample_tokens=0",
+    "batch_size=8", "save_every_minutes=0", "save_epoch_number=0", "sample_tokens=0",
     "max_epochs=1000000", "patience=0", "epsilon=0", "eval_every_steps=100", "heartbeat_s=15",
 )  # fmt: skip
 
