@@ -139,10 +139,10 @@ def resolve_request(
 
 
 def with_micro_batches(settings: Settings, ranks: int) -> Settings:
-    """Return settings with at least as many micro-batches per step as ranks, if there are as many sequences."""
-    if ranks <= settings.micro_batches:
-        return settings
-    return msgspec.structs.replace(settings, micro_batch_size=micro_batch_for(ranks, settings.batch_size))
+    """Return settings with at least as many micro-batches per step as ranks, unless there are fewer sequences."""
+    if settings.micro_batches < ranks <= settings.batch_size:
+        return msgspec.structs.replace(settings, micro_batch_size=micro_batch_for(ranks, settings.batch_size))
+    return settings
 
 
 def text_error(error: CorpusError, settings: Settings, checkpoint: Checkpoint | None) -> CorpusError:

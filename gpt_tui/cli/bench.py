@@ -9,9 +9,8 @@ import msgspec
 from gpt_core.bench.benchmark import run_benchmark
 from gpt_core.bench.result import Benchmark, Part, Training
 from gpt_core.errors import EXIT_OK, InputError
-from gpt_core.training.request import with_micro_batches
 from gpt_tui.cli.bench_mpi import bench_mpi, rate_text
-from gpt_tui.cli.options import refuse_run_length, report_text_note, requested_settings, resolve_settings
+from gpt_tui.cli.options import refuse_run_length, report_text_note, resolve_settings
 from gpt_tui.headless.progress_line import ProgressLine
 from gpt_tui.shared.formatting import counted, integer, percent, short, size
 from gpt_tui.shared.sanitize import one_line
@@ -39,10 +38,7 @@ def bench(options: Namespace) -> int:
     refuse_run_length(options, "bench trains in a temporary folder")
     resolved = resolve_settings(options)
     if options.mpi:
-        settings = resolved.settings
-        if options.ranks and "micro_batch_size" not in requested_settings(options).values:
-            settings = with_micro_batches(settings, len(options.ranks.hosts))
-        return bench_mpi(options, settings)
+        return bench_mpi(options, resolved.settings)
     report_text_note(resolved.settings)
     with ProgressLine() as waiting:
         found = run_benchmark(resolved.settings, steps=options.steps or 0, progress=waiting)

@@ -22,7 +22,7 @@ from gpt_core.home import expand_home
 from gpt_core.kernels import compute_threads, threads, threads_warning
 from gpt_core.model.bundle import ModelBundle
 from gpt_core.training.fine_tuning import resolve_new
-from gpt_core.training.request import Newest, RunRequest
+from gpt_core.training.request import Newest, RunRequest, with_micro_batches
 from gpt_core.training.setup import text_note, text_sources
 from gpt_tui.cli.main import option_of
 from gpt_tui.headless.progress_line import ProgressLine
@@ -49,8 +49,15 @@ def requested_run(options: Namespace, overrides: Overrides, ranks: int = 1) -> R
 
 
 def resolve_settings(options: Namespace) -> Resolved:
-    """Return the settings in force. Raises ConfigError, or CheckpointError for the file of `init_from`."""
-    return resolve_new(with_choice(requested_settings(options))[0])
+    """Return the settings in force, on several ranks with a micro-batch for each, unless another size was requested.
+
+    Raises ConfigError, or CheckpointError for the file of `init_from`.
+    """
+    overrides = requested_settings(options)
+    resolved = resolve_new(with_choice(overrides)[0])
+    if options.ranks is None or "micro_batch_size" in overrides.values:
+        return resolved
+    return resolved._replace(settings=with_micro_batches(resolved.settings, len(options.ranks.hosts)))
 
 
 def refuse_run_length(options: Namespace, reason: str) -> None:

@@ -56,6 +56,11 @@ class Probes(NamedTuple):
     budget: Budget | None = None
     hosts: tuple[str, ...] = ()
 
+    @property
+    def ranks(self) -> int:
+        """Number of ranks that train."""
+        return max(1, len(self.hosts))
+
 
 class BudgetChosen(Message, bubble=False):
     """The run for a time budget, as `choose` has returned it; `problem` says why not."""

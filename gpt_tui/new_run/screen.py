@@ -163,14 +163,10 @@ class SetupScreen(OpeningScreen[SetupResult | None]):
         self._typed = typed_after(self._typed, message.typed)
         self._model_reason = ""
         if message.preset_chosen:
-            self.form.fill(with_preset(self.form.texts, message.preset_chosen, self._read_start(), self._ranks))
+            self.form.fill(with_preset(self.form.texts, message.preset_chosen, self._read_start(), self._probes.ranks))
         elif message.typed == "init_from":
             self._start_chosen()
         self._validate()
-
-    @property
-    def _ranks(self) -> int:
-        return max(1, len(self._probes.hosts))
 
     def _read_start(self) -> Settings | None:
         """Return the settings of the checkpoint that the run starts from, None without one or if it is not valid."""
@@ -192,7 +188,7 @@ class SetupScreen(OpeningScreen[SetupResult | None]):
     def _validate(self) -> None:
         """Mark the fields, and update the estimate."""
         form_state = self.form_state
-        self._validated = validate(form_state.texts, path_problem, self._ranks)
+        self._validated = validate(form_state.texts, path_problem, self._probes.ranks)
         if self._validated.settings is None:
             self._prober.clear()
         elif self._measured_for is None:

@@ -56,32 +56,6 @@ def chosen(overrides: Overrides, found: Measurements | None = None) -> tuple[Set
     return resolve_new(with_rule).settings, reason
 
 
-@pytest.mark.parametrize(("minutes", "preset_name"), [(0, None), (1, None), (30, None), (0, "mini"), (600, "mini")])
-@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
-def test_every_rank_has_a_micro_batch_of_a_new_run(minutes: float, preset_name: str | None, ranks: int):
-    overrides = requested(minutes, preset=preset_name)
-    alone = budget_request(overrides, measurements=measurements()).settings
-    settings = budget_request(overrides, ranks=ranks, measurements=measurements()).settings
-    check_ranks(ranks, settings.batch_size, settings.micro_batch)
-    assert settings.batch_size == alone.batch_size
-    if ranks <= alone.micro_batches:
-        assert settings == alone
-
-
-@pytest.mark.parametrize("minutes", [0, 1])
-def test_a_requested_micro_batch_is_kept_with_several_ranks(minutes: float):
-    overrides = requested(minutes, "micro_batch_size=8")
-    settings = budget_request(overrides, ranks=4, measurements=measurements()).settings
-    assert settings.micro_batch_size == 8
-    with pytest.raises(ConfigError, match="4 ranks need as many micro-batches per step"):
-        check_ranks(4, settings.batch_size, settings.micro_batch)
-
-
-def test_more_ranks_than_sequences_are_left_to_be_refused():
-    overrides = requested(0, "batch_size=2")
-    assert budget_request(overrides, ranks=3, measurements=measurements()).settings.micro_batch_size == 0
-
-
 def shape_of(model: Model) -> ModelShape:
     return resolve_new(Overrides(None, ((SOURCE, dict(model.settings)),))).settings.shape
 
@@ -383,3 +357,31 @@ def test_a_missing_text_is_found_before_anything_is_measured() -> None:
 
     with pytest.raises(CorpusError, match="missing"):
         with_choice(requested(5, train_file="missing.txt"), Measurements(time=fail))
+
+
+@pytest.mark.parametrize(("minutes", "preset_name"), [(0, None), (1, None), (30, None), (0, "mini"), (600, "mini")])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_every_rank_has_a_micro_batch_of_a_new_run(minutes: float, preset_name: str | None, ranks: int):
+    overrides = requested(minutes, preset=preset_name)
+    alone = budget_request(overrides, measurements=measurements()).settings
+    settings = budget_request(overrides, ranks=ranks, measurements=measurements()).settings
+    check_ranks(ranks, settings.batch_size, settings.micro_batch)
+    assert settings.batch_size == alone.batch_size
+    if ranks <= alone.micro_batches:
+        assert settings == alone
+
+
+@pytest.mark.parametrize("minutes", [0, 1])
+def test_a_requested_micro_batch_is_kept_with_several_ranks(minutes: float):
+    overrides = requested(minutes, "micro_batch_size=8")
+    settings = budget_request(overrides, ranks=4, measurements=measurements()).settings
+    assert settings.micro_batch_size == 8
+    with pytest.raises(ConfigError, match="4 ranks need as many micro-batches per step"):
+        check_ranks(4, settings.batch_size, settings.micro_batch)
+
+
+def test_with_more_ranks_than_sequences_the_micro_batch_stays_and_the_run_is_refused():
+    settings = budget_request(requested(0, preset="mini"), ranks=5, measurements=measurements()).settings
+    assert settings.micro_batch_size == preset("mini").micro_batch_size
+    with pytest.raises(ConfigError, match=r"got 2 .*start at most 4 ranks"):
+        check_ranks(5, settings.batch_size, settings.micro_batch)

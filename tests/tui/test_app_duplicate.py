@@ -14,6 +14,7 @@ from gpt_tui.tabs.runs.compare_charts import OverlayLegend
 from gpt_tui.tabs.runs.pane import RunsTab
 from gpt_tui.tabs.train import run_requests
 from tests.tui.app_bench import DEADLINE_S, AppBench, running_app
+from tests.tui.fake_probes import fake_probes
 from tests.tui.log_samples import run_events, write_log
 from tests.tui.stored_files import save
 
@@ -50,6 +51,17 @@ async def test_comparing_two_rates_takes_under_ten_key_presses() -> None:
         await bench.until_seen("models-2")
         assert len(bench.app.main.query_one(RunsTab)._marks) == 2
     assert len(["f5", "d", *typed, "f5"]) < 10
+
+
+@pytest.mark.slow
+async def test_with_several_ranks_each_has_a_micro_batch_of_a_copied_run() -> None:
+    write_log(MODELS, run_events(600), age_s=3600)
+    save(MODELS / "ckpt_latest.safetensors", 65, step=600)
+    async with running_app(MODELS, size=(120, 40), probes=fake_probes(hosts=("a", "b", "c", "d"))) as bench:
+        await set_up_copy(bench)
+        await bench.pilot.press("f9")
+        await bench.until_step(1)
+        assert bench.opener.requests[0].settings.micro_batches == 4
 
 
 @pytest.mark.slow

@@ -284,7 +284,7 @@ class RunRequests(Vertical):
 
         def read() -> FormState:
             beside = next_free_folder(folder)
-            return copied_form_state(msgspec.structs.replace(settings, models_dir=str(beside)), preset_name)
+            return self._copied(msgspec.structs.replace(settings, models_dir=str(beside)), preset_name)
 
         if await self._set_up(read, focus="learning_rate"):
             started(self.settings)
@@ -296,10 +296,13 @@ class RunRequests(Vertical):
 
         def read() -> FormState:
             resolved = settings_to_fine_tune(path, here)
-            settings = with_micro_batches(resolved.settings, max(1, len(self._probes.hosts)))
-            return copied_form_state(settings, resolved.preset)
+            return self._copied(resolved.settings, resolved.preset)
 
         await self._set_up(read, focus="train_file")
+
+    def _copied(self, settings: Settings, preset_name: str) -> FormState:
+        """Return the form with these settings, and a micro-batch for each of several ranks."""
+        return copied_form_state(with_micro_batches(settings, self._probes.ranks), preset_name)
 
     async def _set_up(
         self, read: Callable[[], FormState], *, focus: str = "preset", keeps_changes: bool = False
