@@ -193,8 +193,8 @@ def context_note(start: StartingPoint) -> str:
     if own == start.seq_len:
         return ""
     return (
-        f"the context is {own:,} of the {start.seq_len:,} tokens of {Path(start.origin.path).name}; seq_len sets it, "
-        "and a longer one takes more time and memory"
+        f"the context is {own:,} tokens, shortened from the {start.seq_len:,} of {Path(start.origin.path).name}; a "
+        "longer one (seq_len) takes more time and memory"
     )
 
 

@@ -144,7 +144,9 @@ def test_a_shorter_context_cuts_the_positions_and_changes_nothing_else(start: Pa
     settings = fine_tuning(start, tmp_path, seq_len=16, max_steps=1, **dict.fromkeys(GROUP_RATES, 0.0))
     (started, *_) = train(settings)
     assert isinstance(started, ev.RunStarted)
-    assert any("the context is 16 of the 32 tokens of best_model.safetensors" in line for line in started.warnings)
+    assert any(
+        "the context is 16 tokens, shortened from the 32 of best_model.safetensors" in line for line in started.warnings
+    )
     before, after = read_checkpoint(start).parameters, saved(tmp_path).parameters
     assert np.array_equal(after["wpe.weight"], before["wpe.weight"][:16])
     assert all(np.array_equal(after[n], before[n]) for n in before.tensors if n != "wpe.weight")
