@@ -45,12 +45,13 @@ from gpt_core.formats.checkpoint_header import (
 )
 from gpt_core.run_files import METRICS
 
-_FAULTS = {"foreign": "not a gpt-tui checkpoint", "damaged": "damaged", "unusable": "not usable here"}
 OTHER_FILES = (METRICS, replacement.JOURNAL)  # besides checkpoints, that are replaced atomically
 _TICK_S = 1e-3  # between two saves whose order the clock does not show
 
-
 Fault = Literal["foreign", "damaged", "unusable"]
+_FAULTS: Mapping[Fault, str] = {
+    "foreign": "not a gpt-tui checkpoint", "damaged": "damaged", "unusable": "not usable here",
+}  # fmt: skip
 
 
 class UnusableCheckpoint(NamedTuple):

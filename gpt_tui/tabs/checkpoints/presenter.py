@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from rich.cells import cell_len, set_cell_size
 
@@ -57,7 +57,7 @@ class Verification(NamedTuple):
     @property
     def is_refused(self) -> bool:
         """True for a file that cannot be used."""
-        return self.state in ("foreign", "damaged", "unusable")
+        return self.state in get_args(Fault)
 
 
 STATUSES: Mapping[str, tuple[str, Tone]] = {
