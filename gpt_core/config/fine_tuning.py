@@ -27,7 +27,8 @@ FROM_FILE = (*ModelShape.__struct_fields__, "tokenizer")
 MAX_CONTEXT = 2048
 """Longest context that is taken from a file, in tokens.
 
-A step of Qwen3-0.6B with its own context, 40,960, and the batch size of `mini` has 3e15 FLOPs: hours on a laptop.
+A configuration of Qwen3 has 32,768 unless it names another, whatever the model was trained with; the time of attention
+grows with the square of the context.
 """
 
 

@@ -197,7 +197,7 @@ def test_choosing_a_checkpoint_fills_shape_tokenizer_and_rates_and_clearing_it_r
 
 
 def test_choosing_a_checkpoint_with_a_very_long_context_fills_in_a_part_of_it(tmp_path: Path):
-    file = msgspec.structs.replace(SMALL, seq_len=40_960)
+    file = msgspec.structs.replace(SMALL, seq_len=32_768)
     filled = with_start(texts_of(preset("nano")) | {"init_from": str(start(tmp_path))}, "nano", file)
     assert filled["seq_len"] == "2048"
 
